@@ -1,0 +1,99 @@
+"""The first refresh of every market under `up`: so that tables, checks and lineage are filled when one looks.
+
+It goes through Dagster like any later refresh, and is left out for a market whose newest sessions are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from market_pipelines.cli.dagster_client import FINISHED, DagsterClient, DagsterError, Event, Location
+
+SESSIONS = 40
+"""More than the thirty that the UI should show, and few enough for one cheap run."""
+
+_JOB_ENDING = "_daily_refresh"
+_RANGE_START = "dagster/asset_partition_range_start"
+_RANGE_END = "dagster/asset_partition_range_end"
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """One market's sessions to fill, and the run that fills them."""
+
+    market: str
+    start: str
+    end: str
+    run: str
+
+
+def told(event: Event) -> str:
+    """What is worth a line of a run's log, in short; empty for the rest."""
+    match event.kind:
+        case "RUN_START":
+            return "the run has started"
+        case "STEP_SUCCESS":
+            return f"{event.step} done"
+        case "STEP_FAILURE":
+            return f"{event.step} FAILED: {_first_line(event.error or event.message)}"
+        case "RUN_FAILURE":
+            return _first_line(event.error or event.message)
+        case _:
+            return ""
+
+
+def markets_of(location: Location) -> list[str]:
+    return sorted(job.removesuffix(_JOB_ENDING) for job in location.jobs if job.endswith(_JOB_ENDING))
+
+
+def refresh_all(
+    client: DagsterClient, location: Location, wait: Callable[[float], bool], say: Callable[[str], None]
+) -> bool:
+    """Launches what is missing, for all markets at once, and follows it. False when not all of it succeeded.
+
+    `wait` sleeps for so many seconds and says True when it is time to leave.
+    """
+    launched: list[Refresh] = []
+    succeeded = True
+    for market in markets_of(location):
+        try:
+            refresh = _launch(client, location, market, say)
+        except DagsterError as error:
+            succeeded = False
+            say(f"{market}: the first refresh cannot be launched: {_first_line(str(error))}")
+            continue
+        launched += [refresh] if refresh else []
+    for refresh in launched:
+
+        def tell(event: Event, market: str = refresh.market) -> None:
+            if line := told(event):
+                say(f"{market}: {line}")
+
+        status = client.follow(refresh.run, tell, wait)
+        if status not in FINISHED:
+            return False  # we were told to leave
+        succeeded = succeeded and status == "SUCCESS"
+        say(f"{refresh.market}: {refresh.start} to {refresh.end}: {status.lower()} (run {refresh.run[:8]})")
+    return succeeded
+
+
+def _launch(client: DagsterClient, location: Location, market: str, say: Callable[[str], None]) -> Refresh | None:
+    partitions = client.partitions([market, "stock_prices"], SESSIONS)
+    if partitions is None or not partitions.keys:
+        say(f"{market}: no sessions to refresh")
+        return None
+    missing = [key for key in partitions.keys if key not in partitions.filled]
+    if not missing:
+        say(f"{market}: the last {len(partitions.keys)} sessions are there already")
+        return None
+    # One range, filled sessions inside it included: running a session again changes nothing, and splitting
+    # the range would cost a run each.
+    start, end = min(missing), max(missing)
+    run = client.launch(location, f"{market}{_JOB_ENDING}", {_RANGE_START: start, _RANGE_END: end})
+    say(f"{market}: refreshing {start} to {end} (run {run[:8]})")
+    return Refresh(market, start, end, run)
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")[:200]

@@ -1,0 +1,102 @@
+"""The command `simulate`: every provider on loopback, with faults to switch on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from market_pipelines.cli.door import read_door_settings
+from market_pipelines.cli.output import emit_line, emit_table, say
+from market_pipelines.pipeline.simulated import announcement
+from market_pipelines.simulator.faults import FAULT_HELP
+from market_pipelines.simulator.server import DEFAULT_PORT, Simulator
+from market_pipelines.simulator.truth import DEFAULT_SEED
+
+
+def an_instant(text: str) -> datetime:
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        instant = None
+    if instant is None or instant.tzinfo is None:
+        raise typer.BadParameter(f"{text!r} is not an instant with its zone; accepted: 2024-03-01T21:30:00Z")
+    return instant
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(simulate)
+
+
+def simulate(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = DEFAULT_PORT,
+    seed: Annotated[int, typer.Option(help="Another seed, another history of prices.")] = DEFAULT_SEED,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PROVIDER.NAME=VALUE", help="Misbehave so, from the start; may be repeated.", show_default=False
+        ),
+    ] = None,
+    clock: Annotated[
+        datetime | None,
+        typer.Option(parser=an_instant, metavar="INSTANT", help="Stand still at this time.", show_default=False),
+    ] = None,
+    attached: Annotated[
+        bool, typer.Option("--attached", help="Say the address as JSON, and end when standard input does.")
+    ] = False,
+    list_faults: Annotated[bool, typer.Option("--list-faults", help="Show every fault there is, and end.")] = False,
+) -> None:
+    """Run an exchange in a box: the providers' own formats with invented prices, for as long as it is not stopped."""
+    if list_faults:
+        emit_table(("fault", "accepts", "meaning"), FAULT_HELP)
+        return
+    settings = read_door_settings()
+    simulator = Simulator(port, seed=seed, faults=fault or (), clock=clock)
+    if attached:
+        # A Ctrl-C at the terminal reaches us too; whoever holds our standard input may still need us then.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with simulator:
+            sys.stdout.write(json.dumps({"url": simulator.url}) + "\n")
+            sys.stdout.flush()
+            sys.stdin.read()
+        return
+    done = threading.Event()
+
+    def finish(_number: int, _frame: FrameType | None) -> None:
+        done.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, finish)
+    with simulator, announced(announcement(settings), simulator.url):
+        for variable, address in simulator.base_urls().items():
+            emit_line(f"export {variable}={address}")
+        say(
+            f"The simulator serves on {simulator.url} (seed {seed}). Commands with data folder {settings.home} find it "
+            "by themselves, others by the lines above. Ctrl-C ends it."
+        )
+        done.wait()
+
+
+@contextmanager
+def announced(path: Path, url: str) -> Iterator[None]:
+    """Other commands of this data folder find the simulator by this file. It is ours only while it names us."""
+    text = json.dumps({"url": url, "pid": os.getpid()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+    try:
+        yield
+    finally:
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            path.unlink(missing_ok=True)

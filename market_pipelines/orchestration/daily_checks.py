@@ -1,0 +1,234 @@
+"""Asset checks of the daily tables: the quality rules as Dagster shows and enforces them.
+
+One operation a table evaluates all its rules. A rule that blocks fails with an error when a bar is bad or
+missing in the table, and with a warning when the bad bar was refused and another provider's stands in its place.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import dagster as dg
+import pandas as pd
+
+from market_pipelines.market.consensus import house_name
+from market_pipelines.market.definition import MarketDefinition
+from market_pipelines.market.instruments import Instrument, Kind
+from market_pipelines.market.outcomes import Outcome
+from market_pipelines.market.quality import (
+    RULES,
+    Finding,
+    Scope,
+    Severity,
+    completeness,
+    freshness,
+    judge,
+    provider_outage,
+)
+from market_pipelines.market.sessions import trading_calendar
+from market_pipelines.orchestration.daily_assets import asset_key, raw_key
+from market_pipelines.orchestration.present import counted, table
+from market_pipelines.orchestration.resources import PlatformResource
+from market_pipelines.orchestration.scope import Span, span_of_run
+from market_pipelines.pipeline.platform import Platform
+from market_pipelines.store.bars import INDICES, STOCKS
+from market_pipelines.store.ledger import fetches
+from market_pipelines.store.quarantine import read_quarantine
+from market_pipelines.store.read_bars import read_prices
+
+ROW_RULES = tuple(rule for rule in RULES if rule.scope is not Scope.STORED and rule.severity is not Severity.INFO)
+STORED_RULES = tuple(rule for rule in RULES if rule.scope is Scope.STORED)
+_KEY = ["symbol", "session"]
+
+
+def daily_checks(market: MarketDefinition, chain: Sequence[str]) -> list[dg.AssetChecksDefinition]:
+    checks = [_table_checks(market, "stock_prices", STOCKS), _raw_checks(market, chain)]
+    if market.indices:
+        checks.append(_table_checks(market, "index_prices", INDICES))
+    return checks
+
+
+def _table_checks(market: MarketDefinition, name: str, table_name: str) -> dg.AssetChecksDefinition:
+    key = asset_key(market, name)
+    shares = table_name == STOCKS
+    instruments = [one for one in market.everything if (one.kind is not Kind.INDEX) == shares]
+
+    @dg.multi_asset_check(
+        name=f"{market.name}_{name}_checks",
+        specs=[
+            dg.AssetCheckSpec(
+                rule.name,
+                asset=key,
+                description=rule.explanation,
+                blocking=rule.severity is Severity.BLOCK or rule.scope is Scope.STORED,
+            )
+            for rule in (*ROW_RULES, *STORED_RULES)
+        ],
+        can_subset=True,
+    )
+    def table_checks(
+        context: dg.AssetCheckExecutionContext, platform: PlatformResource
+    ) -> Iterator[dg.AssetCheckResult]:
+        selected = {check.name for check in context.selected_asset_check_keys}
+        with platform.opened() as opened:
+            span = span_of_run(context.run.tags, market, opened.clock())
+            results = [
+                *_row_results(opened, market, key, instruments, span, table_name),
+                *_stored_results(opened, market, key, instruments, span, table_name, context.run.run_id),
+            ]
+        yield from (result for result in results if result.check_name in selected)
+
+    return table_checks
+
+
+def _row_results(
+    platform: Platform,
+    market: MarketDefinition,
+    key: dg.AssetKey,
+    instruments: Sequence[Instrument],
+    span: Span,
+    table_name: str,
+) -> Iterator[dg.AssetCheckResult]:
+    symbols = [one.symbol for one in instruments]
+    now = platform.clock()
+    with platform.database.connection() as connection:
+        stored = read_prices(connection, market.name, symbols, span.start, span.end, table=table_name)
+        refused = read_quarantine(connection, market.name, symbols=symbols, start=span.start, end=span.end)
+    columns = ["symbol", "session", "open", "high", "low", "close", "volume", "provisional"]
+    verdict = judge(stored[columns], trading_calendar(market.mic, now), instruments, now)
+    present = stored[_KEY].assign(mended=True)
+    for rule in ROW_RULES:
+        in_table = verdict.quarantined[verdict.quarantined["rule"] == rule.name]
+        if rule.severity is Severity.WARN:
+            in_table = verdict.warnings[verdict.warnings["rule"] == rule.name]
+        turned_away = refused[refused["rule"] == rule.name].merge(present, on=_KEY, how="left")
+        mended = turned_away["mended"].notna()
+        serious = rule.severity is Severity.BLOCK and (len(in_table) > 0 or not mended.all())
+        offending = pd.concat(
+            [in_table.assign(where="table"), turned_away.assign(where="quarantine")], ignore_index=True
+        )
+        shown = [
+            name
+            for name in ("symbol", "session", "open", "high", "low", "close", "volume", "provider", "detail", "where")
+            if name in offending
+        ]
+        yield dg.AssetCheckResult(
+            asset_key=key,
+            check_name=rule.name,
+            passed=offending.empty,
+            severity=dg.AssetCheckSeverity.ERROR if serious else dg.AssetCheckSeverity.WARN,
+            description=_sentence(len(in_table), len(turned_away), int(mended.sum())),
+            metadata={
+                "rows_checked": len(stored),
+                "rows_in_table": len(in_table),
+                "rows_refused": len(turned_away),
+                "refused_and_replaced": int(mended.sum()),
+                "offending": table(offending[shown]),
+            },
+        )
+
+
+def _sentence(in_table: int, refused: int, mended: int) -> str:
+    if not in_table and not refused:
+        return "No offending bar."
+    parts = [f"{in_table} offending bars in the table"] if in_table else []
+    if refused:
+        parts.append(f"{refused} refused into quarantine, {mended} of them replaced by another provider's bar")
+    return "; ".join(parts) + "."
+
+
+def _stored_results(
+    platform: Platform,
+    market: MarketDefinition,
+    key: dg.AssetKey,
+    instruments: Sequence[Instrument],
+    span: Span,
+    table_name: str,
+    run_id: str,
+) -> Iterator[dg.AssetCheckResult]:
+    now = platform.clock()
+    calendar = trading_calendar(market.mic, now)
+    symbols = [one.symbol for one in instruments]
+    with platform.database.connection() as connection:
+        stored = read_prices(connection, market.name, symbols, span.start, span.end, table=table_name)[_KEY]
+        newest = calendar.last_closed(now)
+        today = read_prices(connection, market.name, symbols, newest, newest, table=table_name)[_KEY]
+        outcomes = _outcomes(platform, market, symbols, run_id)
+    findings = (
+        completeness(stored, calendar, instruments, span.start, span.end, now=now),
+        freshness(today, calendar, instruments, now),
+        provider_outage(stored, calendar, instruments, span.start, span.end, now=now, outcomes=outcomes),
+    )
+    for finding in findings:
+        yield _finding_result(key, finding)
+
+
+def _finding_result(key: dg.AssetKey, finding: Finding) -> dg.AssetCheckResult:
+    blocking = finding.severity is Severity.BLOCK
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name=finding.rule.name,
+        passed=finding.passed,
+        severity=dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN,
+        description=finding.detail,
+        metadata={
+            "checked": finding.checked,
+            "offending_count": len(finding.offending),
+            "offending": table(finding.offending),
+        },
+    )
+
+
+def _outcomes(
+    platform: Platform, market: MarketDefinition, symbols: Sequence[str], run_id: str
+) -> dict[str, dict[str, Outcome]]:
+    """The last outcome of each symbol by provider in a run."""
+    outcomes: dict[str, dict[str, Outcome]] = {}
+    with platform.database.connection() as connection:
+        for fetch in fetches(connection, market=market.name, symbols=symbols, run_id=run_id):
+            outcomes.setdefault(fetch.provider, {})[fetch.symbol] = fetch.outcome
+    return outcomes
+
+
+def _raw_checks(market: MarketDefinition, chain: Sequence[str]) -> dg.AssetChecksDefinition:
+    keys = {raw_key(market, provider): provider for provider in chain}
+
+    @dg.multi_asset_check(
+        name=f"{market.name}_raw_checks",
+        specs=[
+            dg.AssetCheckSpec(
+                "answers",
+                asset=key,
+                description=f"{provider} answered what it was asked. A provider that failed is a warning as long as "
+                "the market's tables are complete without it.",
+            )
+            for key, provider in keys.items()
+        ],
+        can_subset=True,
+    )
+    def raw_checks(context: dg.AssetCheckExecutionContext, platform: PlatformResource) -> Iterator[dg.AssetCheckResult]:
+        selected = {check.asset_key for check in context.selected_asset_check_keys}
+        with platform.opened() as opened:
+            outcomes = _outcomes(opened, market, [one.symbol for one in market.everything], context.run.run_id)
+        for key, provider in keys.items():
+            if key not in selected:
+                continue
+            mine = {
+                symbol: outcome
+                for name, answers in outcomes.items()
+                if house_name(name) == provider
+                for symbol, outcome in answers.items()
+            }
+            failed = {symbol: outcome for symbol, outcome in mine.items() if not outcome.delivered}
+            yield dg.AssetCheckResult(
+                asset_key=key,
+                check_name="answers",
+                passed=not failed,
+                severity=dg.AssetCheckSeverity.WARN,
+                description=counted(outcome.value for outcome in mine.values()) if mine else "Nothing was asked.",
+                metadata={
+                    "symbols_asked": len(mine),
+                    "symbols_failed": len(failed),
+                    "failed": table(pd.DataFrame(sorted(failed.items()), columns=["symbol", "outcome"])),
+                },
+            )
+
+    return raw_checks

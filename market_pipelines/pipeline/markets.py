@@ -1,0 +1,195 @@
+"""Market files: `defs/<market>/defs.yaml`, read and checked.
+
+A market is data. Whatever is wrong in its file is refused with the file, the line, what was read and what is
+accepted; nothing is guessed and no unknown key is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from market_pipelines.market.definition import MarketDefinition
+from market_pipelines.market.instruments import Instrument, Kind
+from market_pipelines.market.sessions import known_calendars
+from market_pipelines.providers.registry import known_names
+
+MARKETS_FOLDER = Path(__file__).resolve().parent.parent / "defs"
+COMPONENT_TYPES = ("market_pipelines.Market", "market_pipelines.orchestration.Market")
+_NAME = r"^[a-z][a-z0-9_]{0,15}$"
+_SYMBOL = r"^[A-Za-z0-9^][A-Za-z0-9.^\-]{0,15}$"
+
+YamlPath = tuple[str | int, ...]
+
+
+class MarketFileError(Exception):
+    """A market file cannot be used. The message says where and why."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ListedModel(_Strict):
+    symbol: Annotated[str, Field(pattern=_SYMBOL, description="the exchange's own symbol")]
+    name: str = ""
+    kind: Kind | None = None
+    listed_from: date | None = None
+    delisted_on: date | None = None
+    providers: Annotated[
+        dict[str, str], Field(default_factory=dict, description="spellings by provider that no rule gives")
+    ]
+
+
+class RefreshModel(_Strict):
+    minutes_after_close: Annotated[int, Field(ge=0, le=24 * 60)] = 30
+
+
+class MarketModel(_Strict):
+    """The attributes of a market file."""
+
+    name: Annotated[str, Field(pattern=_NAME, description="short name: the first part of its asset keys")]
+    title: Annotated[str, Field(min_length=1)]
+    calendar: Annotated[str, Field(description="exchange_calendars code, such as XNYS")]
+    currency: Annotated[str, Field(pattern=r"^[A-Za-z]{3}$")]
+    since: date
+    providers: Annotated[list[str], Field(min_length=1, description="in the order in which they are asked")]
+    symbols: Annotated[list[ListedModel], Field(min_length=1)]
+    indices: list[ListedModel] = []
+    owners: list[str] = []
+    refresh: RefreshModel = RefreshModel()
+
+
+def read_market(path: Path) -> MarketDefinition:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MarketFileError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise MarketFileError(f"{path}: is not valid YAML: {error}") from None
+    if not isinstance(document, dict) or not isinstance(document.get("attributes"), dict):
+        raise MarketFileError(f"{path}:1: a market file has the keys 'type' and 'attributes'")
+    if document.get("type") not in COMPONENT_TYPES:
+        raise _refusal(path, tree, ("type",), document.get("type"), f"accepted: {', '.join(COMPONENT_TYPES)}")
+    return check_market(document["attributes"], path, tree)
+
+
+def check_market(attributes: Mapping[str, Any], path: Path, tree: yaml.Node | None) -> MarketDefinition:
+    """The definition in a file's attributes; `tree` is the file's YAML, for line numbers in a refusal."""
+    try:
+        model = MarketModel.model_validate(attributes)
+    except ValidationError as error:
+        lines = [
+            str(_refusal(path, tree, ("attributes", *problem["loc"]), problem["input"], _accepted(problem)))
+            for problem in error.errors()
+        ]
+        raise MarketFileError("\n".join(lines)) from None
+    for where, value, accepted in _contradictions(model):
+        raise _refusal(path, tree, ("attributes", *where), value, accepted)
+    listed = [_instrument(entry, model, Kind.EQUITY) for entry in model.symbols]
+    indices = [_instrument(entry, model, Kind.INDEX) for entry in model.indices]
+    return MarketDefinition(
+        name=model.name,
+        title=model.title,
+        mic=model.calendar,
+        currency=model.currency,
+        since=model.since,
+        providers=tuple(model.providers),
+        instruments=tuple(listed),
+        indices=tuple(indices),
+        owners=tuple(model.owners),
+        minutes_after_close=model.refresh.minutes_after_close,
+    )
+
+
+def read_markets(folder: Path = MARKETS_FOLDER) -> dict[str, MarketDefinition]:
+    """Every market of a folder by its name."""
+    markets: dict[str, MarketDefinition] = {}
+    for path in sorted(folder.glob("*/defs.yaml")):
+        market = read_market(path)
+        if market.name in markets:
+            raise MarketFileError(f"{path}: the market name {market.name!r} is taken by another file")
+        markets[market.name] = market
+    if not markets:
+        raise MarketFileError(f"{folder}: holds no market file (<market>/defs.yaml)")
+    return markets
+
+
+def _instrument(entry: ListedModel, model: MarketModel, kind: Kind) -> Instrument:
+    return Instrument(
+        symbol=entry.symbol,
+        market=model.name,
+        mic=model.calendar,
+        currency=model.currency,
+        name=entry.name,
+        kind=entry.kind or kind,
+        listed_from=entry.listed_from,
+        delisted_on=entry.delisted_on,
+        provider_symbols=entry.providers,
+    )
+
+
+def _contradictions(model: MarketModel) -> Iterable[tuple[YamlPath, object, str]]:
+    calendars = known_calendars()
+    if model.calendar not in calendars:
+        yield ("calendar",), model.calendar, f"accepted: {', '.join(sorted(calendars))}"
+    providers = known_names()
+    for position, name in enumerate(model.providers):
+        if name not in providers:
+            yield ("providers", position), name, f"accepted: {', '.join(sorted(providers))}"
+        if name in model.providers[:position]:
+            yield ("providers", position), name, "a provider is named once"
+    seen: set[str] = set()
+    for group in ("symbols", "indices"):
+        for position, entry in enumerate(getattr(model, group)):
+            if entry.symbol in seen:
+                yield (group, position, "symbol"), entry.symbol, "a symbol is listed once"
+            seen.add(entry.symbol)
+            for name in entry.providers:
+                if name not in providers:
+                    yield (
+                        (group, position, "providers", name),
+                        name,
+                        f"accepted: {', '.join(sorted(providers))}",
+                    )
+            if entry.listed_from and entry.delisted_on and entry.delisted_on < entry.listed_from:
+                yield (group, position, "delisted_on"), entry.delisted_on, "not before listed_from"
+
+
+def _accepted(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "no such key"
+    return str(problem["msg"])
+
+
+def _refusal(path: Path, tree: yaml.Node | None, where: YamlPath, read: object, accepted: str) -> MarketFileError:
+    name = ".".join(str(part) for part in where if part != "attributes")
+    shown = "nothing" if read is None else repr(read)
+    return MarketFileError(f"{path}:{_line(tree, where)}: {name}: read {shown[:80]}; {accepted}")
+
+
+def _line(tree: yaml.Node | None, where: YamlPath) -> int:
+    """The line of the deepest node on the way that exists."""
+    node = tree
+    line = 1
+    for part in where:
+        found = None
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if key.value == str(part):
+                    line, found = key.start_mark.line + 1, value
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            found = node.value[part]
+            line = found.start_mark.line + 1
+        if found is None:
+            return line
+        node = found
+    return line

@@ -1,0 +1,85 @@
+"""What a use case needs from outside, assembled once at a door and handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from market_pipelines.market.definition import MarketDefinition
+from market_pipelines.pipeline.chain import chain_names
+from market_pipelines.pipeline.markets import read_markets
+from market_pipelines.pipeline.pace import Pace
+from market_pipelines.pipeline.simulated import simulated_base_urls, uses_simulator
+from market_pipelines.providers.http import HttpClient
+from market_pipelines.providers.protocol import DailyProvider
+from market_pipelines.providers.registry import build_providers, limits
+from market_pipelines.settings import Settings
+from market_pipelines.store.archive import RawArchive
+from market_pipelines.store.database import Database, open_database
+
+
+def wall_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+class UnknownMarket(Exception):
+    """No market file has that name."""
+
+
+@dataclass(frozen=True)
+class Platform:
+    settings: Settings
+    database: Database
+    archive: RawArchive
+    http: HttpClient
+    providers: Mapping[str, DailyProvider]
+    markets: Mapping[str, MarketDefinition]
+    simulated: bool
+    clock: Callable[[], datetime] = wall_clock
+    paces: dict[str, Pace] = field(default_factory=dict)
+
+    def market(self, name: str) -> MarketDefinition:
+        if name not in self.markets:
+            raise UnknownMarket(f"market {name!r} is not known; there are {', '.join(sorted(self.markets))}")
+        return self.markets[name]
+
+    def chain(self, market: MarketDefinition) -> tuple[DailyProvider, ...]:
+        """The market's providers in the order in which they are asked, after the operator's overrides."""
+        return tuple(self.providers[name] for name in chain_names(market, self.settings))
+
+    def pace(self, provider: str) -> Pace | None:
+        """None where nothing has to be spared: the simulator has no one to protect."""
+        if self.simulated:
+            return None
+        if provider not in self.paces:
+            self.paces[provider] = Pace(limits(provider, self.settings).per_minute)
+        return self.paces[provider]
+
+
+@contextmanager
+def open_platform(
+    settings: Settings, clock: Callable[[], datetime] = wall_clock, *, asks: bool = True
+) -> Iterator[Platform]:
+    """Everything a use case needs, closed again at the end of the block. Where nobody is going to be asked, no
+    simulator is looked for either."""
+    simulated = uses_simulator(settings)
+    kind = "simulated" if simulated else "live"
+    markets = read_markets()
+    addresses: AbstractContextManager[Mapping[str, str]] = simulated_base_urls(settings) if asks else nullcontext({})
+    with (
+        addresses as base_urls,
+        HttpClient() as http,
+        open_database(settings, simulated=simulated) as database,
+    ):
+        yield Platform(
+            settings=settings,
+            database=database,
+            archive=RawArchive(settings.home / kind / "archive"),
+            http=http,
+            providers=build_providers(settings, base_urls),
+            markets=markets,
+            simulated=simulated,
+            clock=clock,
+        )

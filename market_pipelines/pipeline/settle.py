@@ -1,0 +1,105 @@
+"""The second half of a daily refresh: agree on one bar a symbol and session, and keep what it replaced.
+
+Reads what the providers delivered, chooses by the market's order of providers, writes the consensus with its
+revisions, and says in the coverage table what is there and what is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+import pandas as pd
+
+from market_pipelines.market.actions import Basis
+from market_pipelines.market.bars import AVAILABLE, MISSING
+from market_pipelines.market.consensus import agree
+from market_pipelines.market.definition import MarketDefinition
+from market_pipelines.market.instruments import Instrument, Kind
+from market_pipelines.market.quality import expected_sessions
+from market_pipelines.market.sessions import trading_calendar
+from market_pipelines.pipeline.platform import Platform
+from market_pipelines.store.bars import INDICES, STOCKS, WriteCounts, Written, write_prices
+from market_pipelines.store.coverage import write_coverage
+from market_pipelines.store.read_bars import read_prices, read_provider_bars, symbols_with_condition
+
+DAILY = "1d"
+
+
+@dataclass(frozen=True)
+class SettleReport:
+    market: str
+    start: date
+    end: date
+    table: str
+    written: Written
+    chosen: pd.DataFrame
+    """The consensus rows of the range, `market.bars.CONSENSUS_COLUMNS`."""
+    disagreements: pd.DataFrame
+    missing: pd.DataFrame
+    """symbol, session of what was expected and is not there."""
+
+
+def settle_daily(
+    platform: Platform,
+    market: MarketDefinition,
+    instruments: Sequence[Instrument],
+    start: date,
+    end: date,
+    *,
+    run_id: str,
+    known_at: datetime,
+) -> tuple[SettleReport, ...]:
+    """Settles shares and indices, each in their own table; a report for each that has instruments."""
+    shares = [instrument for instrument in instruments if instrument.kind is not Kind.INDEX]
+    indices = [instrument for instrument in instruments if instrument.kind is Kind.INDEX]
+    return tuple(
+        _settle(platform, market, group, start, end, run_id, known_at, table)
+        for group, table in ((shares, STOCKS), (indices, INDICES))
+        if group
+    )
+
+
+def _settle(
+    platform: Platform,
+    market: MarketDefinition,
+    instruments: Sequence[Instrument],
+    start: date,
+    end: date,
+    run_id: str,
+    known_at: datetime,
+    table: str,
+) -> SettleReport:
+    calendar = trading_calendar(market.mic, known_at)
+    end = min(end, calendar.last_closed(known_at))
+    symbols = [instrument.symbol for instrument in instruments]
+    precedence = [provider.name for provider in platform.chain(market)]
+    with platform.database.connection() as connection:
+        delivered = read_provider_bars(connection, market.name, symbols, start, end)
+        adjusted = delivered["basis"] != str(Basis.TRADED)
+        if adjusted.any():
+            # One symbol's table never mixes traded and adjusted prices.
+            with_traded = symbols_with_condition(connection, market.name, symbols, AVAILABLE, table)
+            delivered = delivered[~(adjusted & delivered["symbol"].isin(with_traded))]
+        consensus = agree(delivered, precedence)
+        written = (
+            write_prices(connection, consensus.chosen, known_at, run_id, table)
+            if len(consensus.chosen)
+            else Written(WriteCounts(), {})
+        )
+        stored = read_prices(connection, market.name, symbols, start, end, table=table)
+        expected = expected_sessions(calendar, instruments, start, end)
+        coverage = expected.merge(stored[["symbol", "session", "condition"]], on=["symbol", "session"], how="left")
+        coverage["condition"] = coverage["condition"].fillna(MISSING)
+        write_coverage(connection, coverage, market.name, DAILY, known_at)
+    return SettleReport(
+        market=market.name,
+        start=start,
+        end=end,
+        table=table,
+        written=written,
+        chosen=consensus.chosen,
+        disagreements=consensus.disagreements,
+        missing=coverage.loc[coverage["condition"] == MISSING, ["symbol", "session"]],
+    )

@@ -1,0 +1,258 @@
+"""Every setting of the platform, read once at a door (a command, Dagster, a notebook) and handed down.
+
+Values come from the environment, then from `.env`. A wrong value stops the start with a `SettingsError` that
+names the variable, what was read, where, and what is accepted. Nobody below the doors reads the environment.
+Which providers and markets exist is not known here: their names are checked where they are looked up.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Self
+from urllib.parse import quote, unquote, urlsplit
+
+from annotated_types import Ge, Le
+from dotenv.parser import parse_stream
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from market_pipelines.redaction import MASK, redact, register_secret
+
+PUBLIC_KEYS = frozenset({"demo", "market_pipelines", "postgres", "simulated", "test"})
+"""Keys and passwords that manuals (ours too) print: they protect nothing, and each is a word that messages need."""
+
+
+class SettingsError(Exception):
+    """A setting cannot be used. The message is for the person who set it."""
+
+
+class _Choice(StrEnum):
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        """Capitals or not makes no difference to the person who writes a setting."""
+        return next((choice for choice in cls if choice.lower() == str(value).lower()), None)
+
+
+class LogFormat(_Choice):
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogLevel(_Choice):
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+class SimulatorUse(_Choice):
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+def _web_address(value: str) -> str:
+    address = urlsplit(value)
+    if address.scheme not in {"http", "https"} or not address.hostname:
+        raise ValueError("it is not a web address")
+    if address.query or address.fragment or "@" in address.netloc:
+        raise ValueError("a base address carries no user, no password and no parameters")
+    return value.rstrip("/")
+
+
+def _postgresql_address(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    scheme = re.match(r"([a-z][a-z0-9+.-]*)://", text, re.IGNORECASE)
+    if scheme is None:
+        raise ValueError("it is not the address of a database")
+    if scheme[1] != "postgresql":
+        raise ValueError(f"it begins with {scheme[1]}://")
+    return value
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+DatabaseAddress = Annotated[SecretStr, AfterValidator(_postgresql_address)]
+PerMinute = Annotated[int, Field(ge=1)]
+PerDay = Annotated[int, Field(ge=0)]
+"""0 means that the provider sets no daily limit."""
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        extra="ignore",
+        env_ignore_empty=True,
+        frozen=True,
+    )
+
+    market_pipelines_home: Path = Path(".market_pipelines")
+    market_pipelines_simulator: SimulatorUse = SimulatorUse.AUTO
+
+    database_url: DatabaseAddress | None = None
+    postgres_host: str | None = None
+    postgres_port: Port = 5432
+    postgres_db: str = "market_pipelines"
+    postgres_user: str = "postgres"
+    postgres_password: SecretStr | None = None
+
+    alpha_vantage_api_key: SecretStr | None = None
+    stooq_api_key: SecretStr | None = None
+
+    alpha_vantage_base_url: WebAddress | None = None
+    yahoo_base_url: WebAddress | None = None
+    stooq_base_url: WebAddress | None = None
+
+    alpha_vantage_rate_limit: PerMinute = 60
+    alpha_vantage_daily_quota: PerDay = 25
+    yahoo_rate_limit: PerMinute = 120
+    yahoo_daily_quota: PerDay = 0
+    stooq_rate_limit: PerMinute = 60
+    stooq_daily_quota: PerDay = 0
+
+    primary_provider: str | None = None
+    fallback_providers: Annotated[tuple[str, ...] | None, NoDecode] = None
+
+    log_level: LogLevel = LogLevel.INFO
+    log_format: LogFormat = LogFormat.CONSOLE
+    market_data_log_file: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spaces_around_a_value_mean_nothing(cls, values: dict[str, Any]) -> dict[str, Any]:
+        stripped = {name: v.strip() if isinstance(v, str) else v for name, v in values.items()}
+        return {name: value for name, value in stripped.items() if value != ""}
+
+    @field_validator("primary_provider", mode="before")
+    @classmethod
+    def _name_as_it_is_registered(cls, value: object) -> object:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("fallback_providers", mode="before")
+    @classmethod
+    def _names_between_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(name.strip().lower() for name in value.split(",") if name.strip())
+        return value
+
+    @model_validator(mode="after")
+    def _a_database_is_named_whole(self) -> Self:
+        if self.database_url is not None or self.postgres_host is not None:
+            return self
+        for name in ("postgres_port", "postgres_db", "postgres_user", "postgres_password"):
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name.upper()}: set, but POSTGRES_HOST is not; accepted: POSTGRES_HOST with it (for "
+                    "example localhost), or neither: then the embedded PostgreSQL serves"
+                )
+        return self
+
+    @cached_property
+    def home(self) -> Path:
+        return self.market_pipelines_home.expanduser().absolute()
+
+    @property
+    def external_database_url(self) -> str | None:
+        """The operator's own PostgreSQL, or None where the embedded one serves."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        if self.postgres_host is None:
+            return None
+        password = f":{quote(self.postgres_password.get_secret_value(), safe='')}" if self.postgres_password else ""
+        user = quote(self.postgres_user, safe="")
+        database = quote(self.postgres_db, safe="")
+        if self.postgres_host.startswith("/"):
+            folder = quote(self.postgres_host, safe="")
+            return f"postgresql://{user}{password}@/{database}?host={folder}&port={self.postgres_port}"
+        host = f"[{self.postgres_host}]" if ":" in self.postgres_host else self.postgres_host
+        return f"postgresql://{user}{password}@{host}:{self.postgres_port}/{database}"
+
+    @property
+    def has_provider_key(self) -> bool:
+        return self.alpha_vantage_api_key is not None or self.stooq_api_key is not None
+
+    @property
+    def names_a_provider_address(self) -> bool:
+        return any((self.alpha_vantage_base_url, self.yahoo_base_url, self.stooq_base_url))
+
+    def secrets(self) -> tuple[str, ...]:
+        """Everything that must never be seen: keys, passwords, and the password inside a database address."""
+        values = [self.postgres_password, self.alpha_vantage_api_key, self.stooq_api_key]
+        texts = [value.get_secret_value() for value in values if value is not None]
+        if self.database_url is not None:
+            texts.append(_password_of(self.database_url.get_secret_value()))
+        return tuple(text for text in texts if text and text not in PUBLIC_KEYS)
+
+
+def read_settings(env_file: Path | str | None = ".env", **overrides: Any) -> Settings:
+    """The settings of this process. An override (a command's option) goes before environment and `.env`."""
+    try:
+        settings = Settings(_env_file=env_file, **overrides)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, env_file)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{env_file} cannot be read: {error}") from None
+    for secret in settings.secrets():
+        register_secret(secret)
+    return settings
+
+
+def _password_of(address: str) -> str:
+    user_and_password, at, _ = address.partition("://")[2].rpartition("@")
+    return unquote(user_and_password.partition(":")[2]) if at else ""
+
+
+def _explain(error: ValidationError, env_file: Path | str | None) -> str:
+    lines = []
+    for problem in error.errors():
+        reason = redact(str(problem["msg"]).removeprefix("Value error, "))
+        if not problem["loc"]:
+            lines.append(reason)
+            continue
+        name = str(problem["loc"][0])
+        secret = "SecretStr" in str(Settings.model_fields[name].annotation)
+        read = MASK if secret else redact(repr(_as_written(problem["input"])))
+        why = f" ({reason})" if problem["type"] == "value_error" else ""
+        lines.append(f"{name.upper()}: {read}{_place(name, env_file)} cannot be used{why}; accepted: {_accepted(name)}")
+    return "\n".join(lines)
+
+
+def _as_written(value: object) -> object:
+    return ",".join(str(part) for part in value) if isinstance(value, tuple | list) else value
+
+
+def _accepted(name: str) -> str:
+    """What a field takes, in words for the person who sets it."""
+    field = Settings.model_fields[name]
+    kind = field.annotation
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        return "one of " + ", ".join(kind)
+    if kind is int:
+        low = next(limit.ge for limit in field.metadata if isinstance(limit, Ge))
+        high = next((limit.le for limit in field.metadata if isinstance(limit, Le)), None)
+        return f"a whole number from {low} to {high}" if high else f"a whole number, {low} or more"
+    if name == "database_url":
+        return "a PostgreSQL address, for example postgresql://me@localhost:5432/market_pipelines"
+    if name.endswith("_base_url"):
+        return "an address that begins with http:// or https://, for example http://127.0.0.1:8099"
+    return "a text of at least one character"
+
+
+def _place(name: str, env_file: Path | str | None) -> str:
+    """Where a value came from: the environment goes before the file, as it does for pydantic."""
+    if any(key.lower() == name and value for key, value in os.environ.items()):
+        return " (from the environment)"
+    if env_file is None or not Path(env_file).is_file():
+        return ""
+    with Path(env_file).open(encoding="utf-8") as lines:
+        parts = [part.original for part in parse_stream(lines) if (part.key or "").lower() == name]
+    if not parts:
+        return ""
+    text = parts[-1].string
+    blank_lines_before = text[: len(text) - len(text.lstrip())].count("\n")
+    return f" ({env_file}, line {parts[-1].line + blank_lines_before})"

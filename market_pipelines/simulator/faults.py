@@ -1,0 +1,323 @@
+"""Which misbehaviours can be switched on, how they are written, and which of them are on now.
+
+`PROVIDER.NAME=VALUE[@SYMBOL,SYMBOL][#COUNT]`: for these symbols only (the exchange's own spelling), for the
+first COUNT requests that it concerns. What a fault does to rows is in `edits`, to bytes on the wire in `wire`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+
+from market_pipelines.simulator.formats import alpha_vantage, stooq, yahoo_refusals
+
+PROVIDERS = ("alpha_vantage", "yahoo", "stooq")
+COMMON_BODIES = ("html", "empty")
+BODIES: dict[str, tuple[str, ...]] = {
+    "alpha_vantage": (*alpha_vantage.BODIES, *COMMON_BODIES),
+    "yahoo": (*yahoo_refusals.BODIES, *COMMON_BODIES),
+    "stooq": (*stooq.BODIES, *COMMON_BODIES),
+}
+
+
+class FaultError(Exception):
+    """A fault that cannot be switched on. The message names it and what is accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failing:
+    """An HTTP status instead of an answer."""
+
+    status: int
+    retry_after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which row of an answer: that of a session, or with None the newest."""
+
+    session: date | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    place: Place | None
+    """None: every row."""
+    factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    session: date
+    ratio: float | None
+    """By what the close changes; None where the new close itself is given."""
+    close: float | None
+
+
+def _switch(text: str) -> object:
+    if text.lower() not in ("on", "true", "yes", "1"):
+        raise ValueError
+    return True
+
+
+def _day(text: str) -> date:
+    return date.fromisoformat(text)
+
+
+def _place(text: str) -> object:
+    return Place(None) if text.lower() == "on" else Place(_day(text))
+
+
+def _days(text: str) -> object:
+    return tuple(_day(part) for part in text.split(","))
+
+
+def _seconds(text: str) -> object:
+    value = float(text)
+    if not value > 0:
+        raise ValueError
+    return value
+
+
+def _count(text: str) -> object:
+    value = int(text)
+    if value < 0:
+        raise ValueError
+    return value
+
+
+def _status(text: str) -> object:
+    status, _, retry_after = text.partition(":")
+    if not 400 <= int(status) <= 599:
+        raise ValueError
+    return Failing(int(status), retry_after)
+
+
+def _change(text: str) -> float:
+    """`+0.5%` or `-25bp`, as a factor."""
+    for unit, size in (("%", 1e-2), ("bp", 1e-4)):
+        if text.endswith(unit):
+            return 1.0 + float(text.removesuffix(unit)) * size
+    raise ValueError
+
+
+def _scale(text: str) -> object:
+    return Scaled(None, _change(text))
+
+
+def _unit_error(text: str) -> object:
+    place, _, factor = text.rpartition(":")
+    wanted = Place(_day(place)) if place else Place(None)
+    if factor.lower() == "on":
+        return Scaled(wanted, 100.0)
+    value = float(factor)
+    if value <= 0:
+        raise ValueError
+    return Scaled(wanted, value)
+
+
+def _correction(text: str) -> object:
+    session, _, change = text.partition(":")
+    if change.startswith("="):
+        return Correction(_day(session), None, float(change[1:]))
+    return Correction(_day(session), _change(change), None)
+
+
+def _symbol(text: str) -> object:
+    if not text:
+        raise ValueError
+    return text
+
+
+def _separator(text: str) -> object:
+    named = {"semicolon": ";", "tab": "\t"}.get(text, text)
+    if len(named) != 1:
+        raise ValueError
+    return named
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    name: str
+    read: Callable[[str], object]
+    accepts: str
+    meaning: str
+    providers: tuple[str, ...] = PROVIDERS
+
+
+_ROW = "on (the newest row) or a session"
+KINDS: tuple[Kind, ...] = (
+    Kind("status", _status, "400 to 599, with `:N` a Retry-After of N", "this HTTP status instead of an answer"),
+    Kind("body", _symbol, "", "another body instead of data"),
+    Kind("stall", _seconds, "seconds", "accepts, says nothing that long, then closes"),
+    Kind("slow_loris", _seconds, "bytes a second", "the body comes in drops"),
+    Kind("close", _switch, "on", "closes without an answer"),
+    Kind("close_mid_body", _switch, "on", "closes after half of the announced body"),
+    Kind("truncated", _switch, "on", "half of the body, announced as if it were all"),
+    Kind("negative_price", _place, _ROW, "a low below zero"),
+    Kind("nan_price", _place, _ROW, "a close that is not a number"),
+    Kind("high_below_low", _place, _ROW, "high and low change places"),
+    Kind("duplicate_rows", _place, _ROW, "the row comes twice"),
+    Kind("unordered_rows", _switch, "on", "the two newest rows change places"),
+    Kind("holiday_bar", _place, "on (the last day off) or a date", "a bar for a day without a session"),
+    Kind("tomorrow_bar", _switch, "on", "a bar for tomorrow"),
+    Kind("unit_error", _unit_error, "on, FACTOR or SESSION:FACTOR", "prices in another unit (100 for pence)"),
+    Kind("missing_rows", _days, "sessions with commas between", "these sessions are left out"),
+    Kind("empty_row", _place, _ROW, "a row without values: null, N/D, nan"),
+    Kind("scale", _scale, "+25bp or -0.5%", "all prices differ by that much from the other providers'"),
+    Kind(
+        "correction",
+        _correction,
+        "SYMBOL:SESSION:+0.5% or SYMBOL:SESSION:=171.20 (as traded)",
+        "from now on that session has another close",
+    ),
+    Kind(
+        "wrong_symbol",
+        _symbol,
+        "the provider's spelling of another symbol",
+        "the answer is about that symbol",
+        ("alpha_vantage", "yahoo"),
+    ),
+    Kind(
+        "per_second",
+        _count,
+        "requests",
+        "more than that in a second get the burst notice",
+        ("alpha_vantage",),
+    ),
+    Kind("per_day", _count, "requests", "more than that since the start get the daily notice", ("alpha_vantage",)),
+    Kind("full_is_premium", _switch, "on", "outputsize=full is refused", ("alpha_vantage",)),
+    Kind("partial_last_bar", _switch, "on", "a session under way has a row already", ("alpha_vantage",)),
+    Kind("live_duplicate", _switch, "on", "the newest day comes with two stamps", ("yahoo",)),
+    Kind("events_mismatch", _switch, "on", "keys and dates of events are years apart", ("yahoo",)),
+    Kind("granularity", _symbol, "an interval", "meta names this interval", ("yahoo",)),
+    Kind("empty_range", _switch, "on", "no rows, no `timestamp`", ("yahoo",)),
+    Kind("crumb_gate", _switch, "on", "charts want the crumb of /v1/test/getcrumb", ("yahoo",)),
+    Kind("polish_headers", _switch, "on", "headers and refusals of stooq.pl", ("stooq",)),
+    Kind("no_volume", _switch, "on", "no Volume column", ("stooq",)),
+    Kind("separator", _separator, "a character, or `semicolon`", "instead of the comma", ("stooq",)),
+    Kind("key_required", _symbol, "any, or the one accepted key", "without it the key page", ("stooq",)),
+    Kind("readjusted", _scale, "-0.5%", "all earlier history restated once more", ("stooq",)),
+)
+
+
+def _kinds_of(provider: str) -> dict[str, Kind]:
+    return {kind.name: kind for kind in KINDS if provider in kind.providers}
+
+
+FAULT_HELP: tuple[tuple[str, str, str], ...] = tuple(
+    (
+        f"{provider}.{kind.name}",
+        ", ".join(BODIES[provider]) if kind.name == "body" else kind.accepts,
+        kind.meaning,
+    )
+    for provider in PROVIDERS
+    for kind in _kinds_of(provider).values()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    provider: str
+    name: str
+    value: object
+    text: str
+    """The value as it was written."""
+    symbols: frozenset[str] = field(default_factory=frozenset)
+    """Empty: all."""
+    count: int | None = None
+
+    def concerns(self, provider: str, symbol: str) -> bool:
+        return provider == self.provider and (not self.symbols or symbol.upper() in self.symbols)
+
+    def __str__(self) -> str:
+        symbols = ",".join(sorted(self.symbols))
+        count = f"#{self.count}" if self.count is not None else ""
+        if self.name == "correction":
+            return f"{self.provider}.{self.name}={symbols}:{self.text}{count}"
+        return f"{self.provider}.{self.name}={self.text}{'@' if symbols else ''}{symbols}{count}"
+
+
+def parse_fault(text: str) -> Fault:
+    head, equals, tail = text.partition("=")
+    provider, dot, name = head.strip().partition(".")
+    if not (equals and dot) or provider not in PROVIDERS:
+        raise FaultError(
+            f"fault {text!r} is not understood: write PROVIDER.NAME=VALUE with PROVIDER one of "
+            f"{', '.join(PROVIDERS)}, for example yahoo.status=429"
+        )
+    kind = _kinds_of(provider).get(name)
+    if kind is None:
+        raise FaultError(f"{provider} has no fault {name!r}; accepted are {', '.join(sorted(_kinds_of(provider)))}")
+    tail, count = _count_of(text, tail)
+    value, at, symbols = tail.partition("@")
+    chosen = frozenset(part.strip().upper() for part in symbols.split(",") if part.strip())
+    if at and not chosen:
+        raise FaultError(f"fault {text!r} names no symbol after '@'")
+    if name == "correction":
+        symbol, _, value = value.partition(":")
+        chosen = frozenset({symbol.upper()})
+    if name == "body" and value not in BODIES[provider]:
+        raise FaultError(f"{provider}.body cannot be {value!r}; accepted are {', '.join(sorted(BODIES[provider]))}")
+    try:
+        read = kind.read(value)
+    except ValueError:
+        raise FaultError(f"{provider}.{name} cannot be {value!r}; accepted: {kind.accepts}") from None
+    return Fault(provider, name, read, value, chosen, count)
+
+
+def _count_of(text: str, tail: str) -> tuple[str, int | None]:
+    value, hash_sign, count = tail.rpartition("#")
+    if not hash_sign:
+        return tail, None
+    if not count.isdigit() or int(count) == 0:
+        raise FaultError(f"fault {text!r}: after '#' comes how many requests it concerns, from 1")
+    return value, int(count)
+
+
+class FaultBoard:
+    """The faults that are on. Safe to share between threads."""
+
+    def __init__(self, faults: Iterable[str | Fault] = ()) -> None:
+        self._lock = threading.Lock()
+        self._left: dict[Fault, int | None] = {}
+        for fault in faults:
+            self.add(fault)
+
+    def add(self, fault: str | Fault) -> None:
+        made = parse_fault(fault) if isinstance(fault, str) else fault
+        with self._lock:
+            self._left.pop(made, None)
+            self._left[made] = made.count
+
+    def add_all(self, faults: Iterable[str]) -> None:
+        """Takes all of them or, where one is wrong, none."""
+        for made in [parse_fault(fault) for fault in faults]:
+            self.add(made)
+
+    def replace(self, faults: Iterable[str | Fault]) -> None:
+        """Takes all of them or, where one is wrong, none."""
+        made = [parse_fault(fault) if isinstance(fault, str) else fault for fault in faults]
+        with self._lock:
+            self._left = {fault: fault.count for fault in made}
+
+    def clear(self) -> None:
+        self.replace(())
+
+    def take(self, provider: str, symbol: str) -> Mapping[str, tuple[object, ...]]:
+        """What goes wrong with this request: by name all values, the one that was switched on last at the end."""
+        with self._lock:
+            active: dict[str, tuple[object, ...]] = {}
+            for fault, left in self._left.items():
+                if left == 0 or not fault.concerns(provider, symbol):
+                    continue
+                if left is not None:
+                    self._left[fault] = left - 1
+                active[fault.name] = (*active.get(fault.name, ()), fault.value)
+            return active
+
+    def state(self) -> list[dict[str, object]]:
+        with self._lock:
+            return [{"fault": str(fault), "left": left} for fault, left in self._left.items()]

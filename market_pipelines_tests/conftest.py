@@ -1,0 +1,112 @@
+"""What every kind of test may ask for: a real PostgreSQL, and fresh migrated databases on it.
+
+`TEST_DATABASE_URL` names a server to use (its account has to be allowed to create databases). Without it each
+test process runs an embedded server of its own, below a short folder of the temp dir, and removes it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from market_pipelines.store import schema
+from market_pipelines.store.database import Database
+from market_pipelines.store.embedded import EmbeddedServer
+from market_pipelines.store.urls import libpq_url
+
+
+class PostgresServer:
+    """A server on which tests make and drop databases of their own."""
+
+    def __init__(self, admin_url: str) -> None:
+        self._admin = urlsplit(libpq_url(admin_url))
+        self._mark = f"mp_test_{os.getpid()}_{secrets.token_hex(3)}"
+        self._template: str | None = None
+        self._made = 0
+
+    def url(self, name: str) -> str:
+        return urlunsplit(self._admin._replace(path=f"/{name}"))
+
+    def create(self, *, migrated: bool = True) -> str:
+        """The URL of a new database; migrated ones are copies of one that was migrated once."""
+        template = self._migrated_template() if migrated else "template0"
+        self._made += 1
+        name = f"{self._mark}_{self._made}"
+        # Copying files takes a tenth of the time that copying through the write-ahead log takes.
+        self._run(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
+                sql.Identifier(name), sql.Identifier(template)
+            )
+        )
+        return self.url(name)
+
+    def drop(self, url: str) -> None:
+        name = urlsplit(url).path.lstrip("/")
+        self._run(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def close(self) -> None:
+        if self._template is not None:
+            self.drop(self.url(self._template))
+
+    def _migrated_template(self) -> str:
+        if self._template is None:
+            name = f"{self._mark}_template"
+            self._run(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
+            self._template = name
+            schema.upgrade(self.url(name))
+        return self._template
+
+    def _run(self, statement: sql.Composed) -> None:
+        with psycopg.connect(urlunsplit(self._admin), autocommit=True) as connection:
+            connection.execute(statement)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    external = os.environ.get("TEST_DATABASE_URL")
+    if external:
+        server = PostgresServer(external)
+        yield server
+        server.close()
+        return
+    folder = Path(tempfile.mkdtemp(prefix="mp-", dir="/tmp"))
+    folder.chmod(0o755)
+    try:
+        with EmbeddedServer(folder / "home", fsync=False) as embedded:
+            server = PostgresServer(embedded.url("postgres"))
+            yield server
+            server.close()
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A migrated database that the tests of one module share."""
+    url = postgres_server.create()
+    yield url
+    postgres_server.drop(url)
+
+
+@pytest.fixture(scope="module")
+def database(database_url: str) -> Iterator[Database]:
+    with Database(database_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+def fresh_database(postgres_server: PostgresServer) -> Iterator[Database]:
+    """A migrated database for one test."""
+    url = postgres_server.create()
+    with Database(url, pool_size=4) as opened:
+        yield opened
+    postgres_server.drop(url)
