@@ -73,7 +73,7 @@ check: env
 	@$(VENV)/bin/lint-imports --no-logo
 	@# An instance of its own with telemetry off: nothing is asked of the network.
 	@mkdir -p build/dagster && cp dagster.yaml build/dagster/
-	@DAGSTER_HOME="$$PWD/build/dagster" $(VENV)/bin/dg check defs
+	@DAGSTER_HOME="$$PWD/build/dagster" VIRTUAL_ENV="$$PWD/$(VENV)" $(VENV)/bin/dg check defs
 
 format: env
 	@$(RUN) ruff format .

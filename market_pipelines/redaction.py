@@ -19,6 +19,10 @@ _SECRET_PARAMETER = re.compile(
 )
 _URL_PASSWORD = re.compile(r"(?i)([a-z][a-z0-9+.-]*://[^\s:/@]*:)([^\s/]+)(@)")
 
+PUBLIC_KEYS = frozenset({"demo", "market_pipelines", "postgres", "simulated", "test"})
+"""Keys and passwords that manuals (ours too) print: they protect nothing, and each is a word that messages need.
+Where their place gives them away they are removed all the same."""
+
 SHORTEST_SECRET = 4
 """Shorter secrets are removed only where their place gives them away (`password=…`, an address): replaced
 everywhere they would take letters out of every second word and so tell what they are."""
@@ -73,7 +77,7 @@ _known: tuple[_Secret, ...] = ()
 def register_secret(value: str) -> None:
     """From now on this text is removed wherever it appears, however it is encoded there."""
     global _known  # noqa: PLW0603  (the one registry of the process)
-    if len(value) < SHORTEST_SECRET:
+    if len(value) < SHORTEST_SECRET or value in PUBLIC_KEYS:
         return
     with _lock:
         if all(secret.value != value for secret in _known):

@@ -22,9 +22,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from market_pipelines.redaction import MASK, redact, register_secret
 
-PUBLIC_KEYS = frozenset({"demo", "market_pipelines", "postgres", "simulated", "test"})
-"""Keys and passwords that manuals (ours too) print: they protect nothing, and each is a word that messages need."""
-
 
 class SettingsError(Exception):
     """A setting cannot be used. The message is for the person who set it."""
@@ -186,7 +183,7 @@ class Settings(BaseSettings):
         texts = [value.get_secret_value() for value in values if value is not None]
         if self.database_url is not None:
             texts.append(_password_of(self.database_url.get_secret_value()))
-        return tuple(text for text in texts if text and text not in PUBLIC_KEYS)
+        return tuple(text for text in texts if text)
 
 
 def read_settings(env_file: Path | str | None = ".env", **overrides: Any) -> Settings:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Annotated, Any
 
 import typer
 
 from market_pipelines.cli.door import From, Interval, Json, Symbols, To, a_day, read_door_settings, symbols_in
-from market_pipelines.cli.output import ExitCode, emit_json, emit_table, progress, say
+from market_pipelines.cli.output import ExitCode, emit_json, emit_table, interruption_code, progress, say
 from market_pipelines.market.consensus import SIMULATED_PREFIX
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Instrument
@@ -103,40 +103,23 @@ def backfill(
             estimate = estimate_daily(platform, definition, lacking, days.start, days.end)
             _show_estimate(definition, interval, days, estimate, as_json)
             return
-        results: list[SymbolResult] = []
-        skipped: tuple[str, ...] = ()
-        interruption: KeyboardInterrupt | None = None
-        try:
-            with progress(f"backfill {market}") as done:
-                report = backfill_daily(
-                    platform,
-                    definition,
-                    instruments,
-                    days.start,
-                    days.end,
-                    again=again,
-                    progress=done,
-                    batch_done=results.extend,
-                )
-            days, skipped = _Days(report.start, report.end), report.skipped
-        except KeyboardInterrupt as caught:
-            interruption = caught
+        filled = _fill(platform, definition, instruments, days, again)
         sessions = trading_calendar(definition.mic, platform.clock()).sessions(days.start, days.end)
-        document = _document(platform, definition, interval, days, results, len(sessions)) | {
+        document = _document(platform, definition, interval, days, filled.results, len(sessions)) | {
             "seconds": round(time.monotonic() - began, 3),
-            "skipped": list(skipped),
-            "interrupted": interruption is not None,
+            "skipped": list(filled.skipped),
+            "interrupted": filled.interruption is not None,
         }
-        _show(document, results, as_json)
-    if skipped:
-        say(f"{len(skipped)} symbols lack nothing in that range and were not asked for; --again asks for them too.")
-    if interruption is not None:
+        _show(document, filled.results, as_json)
+    if filled.skipped:
+        say(f"{len(filled.skipped)} symbols lack nothing in that range and were not asked for; --again asks for them.")
+    if filled.interruption is not None:
         say(
-            f"Interrupted: {len(results)} of {len(instruments)} symbols were asked for and are stored. "
+            f"Interrupted: {filled.done} of {len(instruments)} symbols are done and stored. "
             "The same command goes on from there."
         )
-        raise interruption
-    raise typer.Exit(exit_code(results))
+        raise typer.Exit(interruption_code(filled.interruption))
+    raise typer.Exit(exit_code(filled.results))
 
 
 def reparse(
@@ -186,6 +169,43 @@ class _Days:
     end: date
 
 
+@dataclass
+class _Filled:
+    """How far a backfill came."""
+
+    results: list[SymbolResult] = field(default_factory=list)
+    skipped: tuple[str, ...] = ()
+    done: int = 0
+    interruption: KeyboardInterrupt | None = None
+
+
+def _fill(
+    platform: Platform, market: MarketDefinition, instruments: Sequence[Instrument], days: _Days, again: bool
+) -> _Filled:
+    """Backfills until it is done or interrupted; what is committed by then is told either way."""
+    filled = _Filled()
+    with progress(f"backfill {market.name}") as show:
+
+        def report(done: int, total: int, symbol: str) -> None:
+            filled.done = done
+            show(done, total, symbol)
+
+        try:
+            filled.skipped = backfill_daily(
+                platform,
+                market,
+                instruments,
+                days.start,
+                days.end,
+                again=again,
+                progress=report,
+                batch_done=filled.results.extend,
+            ).skipped
+        except KeyboardInterrupt as interruption:
+            filled.interruption = interruption
+    return filled
+
+
 @contextmanager
 def _platform(*, asks: bool) -> Iterator[Platform]:
     settings = read_door_settings()
@@ -220,7 +240,7 @@ def _days(platform: Platform, market: MarketDefinition, start: date | None, end:
         raise typer.BadParameter(f"--to {last} is before --from {start}")
     if last < market.since:
         raise typer.BadParameter(f"market {market.name} begins at {market.since}; --to {last} is before that")
-    return _Days(start, last)
+    return _Days(max(start, market.since), last)
 
 
 def _chain(platform: Platform, name: str | None) -> tuple[DailyProvider, ...] | None:

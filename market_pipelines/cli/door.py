@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,8 @@ class _CurrentStderr:
         sys.stderr.flush()
 
     def isatty(self) -> bool:
-        return sys.stderr.isatty()
+        # Asked only to decide on colours.
+        return sys.stderr.isatty() and not os.environ.get("NO_COLOR")
 
 
 def read_door_settings(**overrides: Any) -> Settings:

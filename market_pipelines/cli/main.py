@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from market_pipelines import __version__
-from market_pipelines.cli.output import ExitCode, say
+from market_pipelines.cli.output import ExitCode, Terminated, interruption_code, say
 from market_pipelines.redaction import redact
 
 COMMANDS = {
@@ -54,10 +54,6 @@ KNOWN_ERRORS = {
 importing them all would make every command slow."""
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: the same orderly way out as Ctrl-C."""
-
-
 class Commands(TyperGroup):
     """The commands of `COMMANDS`, imported when they are asked for."""
 
@@ -77,8 +73,7 @@ class Commands(TyperGroup):
             raise  # the library's own ways to end
         except KeyboardInterrupt as interruption:
             say("interrupted")
-            code = ExitCode.TERMINATED if isinstance(interruption, Terminated) else ExitCode.INTERRUPTED
-            raise typer.Exit(code) from None
+            raise typer.Exit(interruption_code(interruption)) from None
         except BrokenPipeError:
             _let_go_of_stdout()
             raise typer.Exit(ExitCode.OK) from None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -43,6 +44,14 @@ class ExitCode(IntEnum):
 
 class CommandFailed(Exception):
     """A command cannot do what was asked. The message says why and what to do."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the same orderly way out as Ctrl-C."""
+
+
+def interruption_code(interruption: KeyboardInterrupt) -> ExitCode:
+    return ExitCode.TERMINATED if isinstance(interruption, Terminated) else ExitCode.INTERRUPTED
 
 
 def say(message: str) -> None:
@@ -144,7 +153,7 @@ def _lines(what: str) -> Report:
 
 
 def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], title: str) -> None:
-    table = Table(title=title or None, title_justify="left", title_style="bold")
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for name, to_the_right in zip(columns, right, strict=True):
         table.add_column(name, justify="right" if to_the_right else "left")
     for row in cells:

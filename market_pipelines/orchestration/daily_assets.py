@@ -12,6 +12,7 @@ import pandas as pd
 from market_pipelines.market.consensus import house_name
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Kind
+from market_pipelines.orchestration.annotations import annotate, row_count, with_details
 from market_pipelines.orchestration.partitions import SessionPartitionsDefinition
 from market_pipelines.orchestration.present import column_schema, counted, plot, table
 from market_pipelines.orchestration.resources import PlatformResource
@@ -164,9 +165,8 @@ def _raw_daily(
         for provider in selected:
             key = raw_key(market, provider)
             per_session = sessions.get(provider, {})
-            for session, rows in per_session.items():
-                _annotate(context, key, session, {"dagster/partition_row_count": rows})
-            _annotate(context, key, _newest_key(context, span), _raw_metadata(report, provider))
+            notes = {session: row_count(rows) for session, rows in per_session.items()}
+            annotate(context, key, with_details(notes, _newest_key(context, span), _raw_metadata(report, provider)))
             yield dg.MaterializeResult(asset_key=key)
 
     return raw_daily
@@ -222,21 +222,16 @@ def _corporate_actions(
             sorted({(one.ex_date.isoformat(), one.symbol, one.kind.value, one.value) for one in inside}, reverse=True),
             columns=["ex_date", "symbol", "kind", "value"],
         )
-        for session, rows in shown["ex_date"].value_counts().items():
-            _annotate(context, spec.key, str(session), {"dagster/partition_row_count": int(rows)})
-        _annotate(
-            context,
-            spec.key,
-            _newest_key(context, span),
-            {
-                "answers_read": report.answers,
-                "actions_in_range": len(shown),
-                "new": report.counts.inserted,
-                "changed": report.counts.revised,
-                "withdrawn": report.counts.removed,
-                "actions": table(shown),
-            },
-        )
+        notes = {str(session): row_count(int(rows)) for session, rows in shown["ex_date"].value_counts().items()}
+        details = {
+            "answers_read": report.answers,
+            "actions_in_range": len(shown),
+            "new": report.counts.inserted,
+            "changed": report.counts.revised,
+            "withdrawn": report.counts.removed,
+            "actions": table(shown),
+        }
+        annotate(context, spec.key, with_details(notes, _newest_key(context, span), details))
         return dg.MaterializeResult(asset_key=spec.key)
 
     return corporate_actions
@@ -301,36 +296,29 @@ def _describe_settled(context: dg.AssetExecutionContext, key: dg.AssetKey, span:
     rows = by_session.size()
     degraded = chosen[chosen["condition"] != "available"].groupby("session").size()
     missing = report.missing.groupby("session").size()
-    for session in rows.index.union(missing.index):
-        _annotate(
-            context,
-            key,
-            session.date().isoformat(),
-            {
-                "dagster/partition_row_count": int(rows.get(session, 0)),
-                "not_final_or_degraded": int(degraded.get(session, 0)),
-                "missing": int(missing.get(session, 0)),
-            },
-        )
+    notes = {
+        session.date().isoformat(): {
+            **row_count(int(rows.get(session, 0))),
+            "not_final_or_degraded": int(degraded.get(session, 0)),
+            "missing": int(missing.get(session, 0)),
+        }
+        for session in rows.index.union(missing.index)
+    }
     newest = chosen[chosen["session"] == chosen["session"].max()]
     counts = report.written.total
-    _annotate(
-        context,
-        key,
-        _newest_key(context, span),
-        {
-            "rows": len(chosen),
-            "new": counts.inserted,
-            "revisions": counts.revised,
-            "unchanged": counts.unchanged,
-            "rows_by_provider": counted(chosen["provider"]),
-            "symbols": int(chosen["symbol"].nunique()),
-            "missing_total": len(report.missing),
-            "disagreements": table(report.disagreements),
-            "newest_session": table(newest[["symbol", "open", "high", "low", "close", "volume", "provider"]]),
-            "median_close": plot(by_session["close"].median().tolist(), "median close over the range"),
-        },
-    )
+    details = {
+        "rows": len(chosen),
+        "new": counts.inserted,
+        "revisions": counts.revised,
+        "unchanged": counts.unchanged,
+        "rows_by_provider": counted(chosen["provider"]),
+        "symbols": int(chosen["symbol"].nunique()),
+        "missing_total": len(report.missing),
+        "disagreements": table(report.disagreements),
+        "newest_session": table(newest[["symbol", "open", "high", "low", "close", "volume", "provider"]]),
+        "median_close": plot(by_session["close"].median().tolist(), "median close over the range"),
+    }
+    annotate(context, key, with_details(notes, _newest_key(context, span), details))
 
 
 def _sessions_by_provider(report: PullReport) -> Mapping[str, Mapping[str, int]]:
@@ -345,13 +333,6 @@ def _sessions_by_provider(report: PullReport) -> Mapping[str, Mapping[str, int]]
 def _newest_key(context: dg.AssetExecutionContext, span: Span) -> str:
     keys = context.partition_keys
     return keys[-1] if keys else span.end.isoformat()
-
-
-def _annotate(
-    context: dg.AssetExecutionContext, key: dg.AssetKey, partition: str, metadata: Mapping[str, object]
-) -> None:
-    """Metadata for one partition of a ranged run; the details of a whole run go to its newest partition."""
-    context.add_asset_metadata(metadata, asset_key=key, partition_key=partition)
 
 
 def _log_tenths(context: dg.AssetExecutionContext) -> Callable[[int, int, str], None]:

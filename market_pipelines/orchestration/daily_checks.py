@@ -33,6 +33,7 @@ from market_pipelines.store.bars import INDICES, STOCKS
 from market_pipelines.store.ledger import fetches
 from market_pipelines.store.quarantine import read_quarantine
 from market_pipelines.store.read_bars import read_prices
+from market_pipelines.store.reference import read_actions
 
 ROW_RULES = tuple(rule for rule in RULES if rule.scope is not Scope.STORED and rule.severity is not Severity.INFO)
 STORED_RULES = tuple(rule for rule in RULES if rule.scope is Scope.STORED)
@@ -91,9 +92,10 @@ def _row_results(
     now = platform.clock()
     with platform.database.connection() as connection:
         stored = read_prices(connection, market.name, symbols, span.start, span.end, table=table_name)
+        actions = read_actions(connection, market.name, symbols)
         refused = read_quarantine(connection, market.name, symbols=symbols, start=span.start, end=span.end)
     columns = ["symbol", "session", "open", "high", "low", "close", "volume", "provisional"]
-    verdict = judge(stored[columns], trading_calendar(market.mic, now), instruments, now)
+    verdict = judge(stored[columns], trading_calendar(market.mic, now), instruments, now, actions=actions)
     present = stored[_KEY].assign(mended=True)
     for rule in ROW_RULES:
         in_table = verdict.quarantined[verdict.quarantined["rule"] == rule.name]

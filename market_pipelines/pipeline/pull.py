@@ -159,8 +159,8 @@ def pull_daily(
         rows += len(verdict.clean)
         quarantined += verdict.rejected
         _book(pulls, verdict)
-        for (name, session), number in verdict.clean.groupby(["provider", "session"], observed=True).size().items():
-            by_session.setdefault(str(name), {})[session.date()] = int(number)
+        for (name, _), bars in verdict.clean.groupby(["provider", "session"], observed=True):
+            by_session.setdefault(str(name), {})[bars["session"].iloc[0].date()] = len(bars)
     if progress is not None:
         progress(total, total, "")
     return PullReport(
@@ -215,9 +215,8 @@ def keep_attempts(
         }
         verdict = judge(frame, calendar, instruments, now, previous_closes=before, actions=[*stored, *fresh])
         write_provider_bars(connection, verdict.clean, now)
-        refused = pd.concat([verdict.quarantined, verdict.warnings], ignore_index=True)
-        if len(refused):
-            quarantine_rows(connection, refused, market.name, run_id, now)
+        if len(verdict.quarantined):
+            quarantine_rows(connection, verdict.quarantined, market.name, run_id, now)
     return verdict
 
 

@@ -46,6 +46,9 @@ from market_pipelines.redaction import MASK, register_secret
 from market_pipelines.settings import Settings
 
 PUBLIC_ADDRESS = "https://www.alphavantage.co"
+ANSWER_FORMAT = "csv"
+"""A third of JSON's size and several times faster to read. Only JSON names its symbol in the body, though; a CSV
+answer about another symbol is noticed by its file name alone."""
 NO_KEY = "keyless"
 """Sent to another address when no key is set, because an empty parameter is refused before anything is read."""
 QUOTA_ZONE = "US/Eastern"
@@ -144,7 +147,7 @@ class AlphaVantage:
                 "function": "TIME_SERIES_DAILY",
                 "symbol": self.native_symbol(query.instrument),
                 "outputsize": "compact" if compact else "full",
-                "datatype": "csv",
+                "datatype": ANSWER_FORMAT,
                 **without_key,
             },
             secret_params={"apikey": self._key} if self._key is not None else {},
@@ -203,13 +206,13 @@ class AlphaVantage:
         return _delivered(answer, query, dates, columns, live)
 
     def _parse_csv(self, body: bytes, answer: Answer, query: DailyQuery) -> Parsed:
-        unfit = unfit_csv(answer, _FILE_NAME, self.native_symbol(query.instrument))
-        if unfit is not None:
-            return unfit
         header = body.split(b"\n", 1)[0].strip()
         layout = _LAYOUTS.get(header)
         if layout is None:
             return malformed(f"not the header of daily bars: {shown(header)}")
+        unfit = unfit_csv(answer, _FILE_NAME, self.native_symbol(query.instrument))
+        if unfit is not None:
+            return unfit
         types = {name: pa.date32() if name == "session" else pa.float64() for name in layout}
         table = read_csv(body, types, ",", _NULLS)
         dates = days_of(table["session"])

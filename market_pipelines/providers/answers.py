@@ -30,7 +30,6 @@ _STATUS_OUTCOMES = {
 }
 _HTML = re.compile(rb"(?i)<(?:!doctype|\?xml|html|head|body|title|meta|script|center|table|div|h1|p|a)\b|<!--")
 _NO_LETTER = re.compile(r"[\W_]+")
-_UNFOLDED = str.maketrans({"ł": "l", "Ł": "L"})
 
 
 def one_line(text: str) -> str:
@@ -51,8 +50,8 @@ def decoded(body: bytes) -> str:
 
 
 def folded(text: str) -> str:
-    """Lower case without diacritics, so that a text is found in whichever spelling it comes."""
-    plain = unicodedata.normalize("NFKD", text.translate(_UNFOLDED))
+    """Lower case without accents, so that a text is found in whichever spelling it comes. (`ł` has no accent.)"""
+    plain = unicodedata.normalize("NFKD", text)
     return "".join(sign for sign in plain if not unicodedata.combining(sign)).lower()
 
 
@@ -63,10 +62,11 @@ def is_html(body: bytes) -> bool:
 def unfit_csv(answer: Answer, name: re.Pattern[str], symbol: str) -> Parsed | None:
     """What is wrong with a CSV answer as a whole: cut short, or about another symbol.
 
-    The rows do not say what they are about. The name under which a browser would save them does, where it is
-    sent: `name` finds the symbol in it. File names keep neither case nor punctuation.
+    Every line ends with a line break; where the last one does not, its number may lack digits. The rows do not
+    say what they are about. The name under which a browser would save them does, where it is sent: `name` finds
+    the symbol in it. File names keep neither case nor punctuation.
     """
-    if not answer.framed and not answer.body.endswith(b"\n"):
+    if not answer.body.endswith(b"\n"):
         return malformed("the body ends in the middle of a line")
     message = Message()
     message["content-disposition"] = answer.headers.get("content-disposition", "")

@@ -181,7 +181,6 @@ class HttpClient:
             received_at=datetime.now(UTC),
             seconds=time.monotonic() - begun,
             failure=_without(failure, secrets),
-            framed=received.framed,
         )
 
 

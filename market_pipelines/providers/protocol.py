@@ -54,8 +54,6 @@ class Answer:
     received_at: datetime
     seconds: float
     failure: str = ""
-    framed: bool = True
-    """The transport said where the body ends. Without that, a body cut short looks like a whole one."""
 
     @property
     def simulated(self) -> bool:

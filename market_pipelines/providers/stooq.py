@@ -103,23 +103,19 @@ class Stooq:
     def parse_daily(self, answer: Answer, query: DailyQuery) -> Parsed:
         body = answer.body.removeprefix(b"\xef\xbb\xbf").lstrip()
         layout = _layout(body)
-        if answer.status != 0 and layout is None:
-            refusal = self._refusal(answer, query)
-            if refusal is not None:
-                return refusal
+        if layout is None:
+            return self._refusal(answer, query)
         unfit = no_data(answer) or unfit_csv(answer, _FILE_NAME, self.native_symbol(query.instrument))
         if unfit is not None:
             return unfit
-        if layout is None:
-            return malformed(f"not the header of daily bars: {shown(body)}")
         try:
             return _read(body, *layout, answer, query)
         except (ValueError, pa.ArrowException) as error:
             return malformed(f"the answer cannot be read: {error}")
 
-    def _refusal(self, answer: Answer, query: DailyQuery) -> Parsed | None:
+    def _refusal(self, answer: Answer, query: DailyQuery) -> Parsed:
         """What the words on a page without data mean. A limit may be told on a page with a captcha."""
-        words = folded(decoded(answer.body)).strip()
+        words = folded(decoded(answer.body)).strip() if answer.status != 0 else ""
         parsed = None
         if any(limit in words for limit in _LIMIT_WORDS):
             parsed = Parsed(Outcome.QUOTA_EXHAUSTED, "Stooq's daily limit for this address is used up")
@@ -135,7 +131,7 @@ class Stooq:
             reason = next((reason for sign, reason in _CHALLENGES if sign in words), None)
             if reason is not None:
                 parsed = Parsed(Outcome.CHALLENGE, reason, retry_after=retry_after(answer))
-        return parsed
+        return parsed or no_data(answer) or malformed(f"not the header of daily bars: {shown(answer.body)}")
 
 
 def _layout(body: bytes) -> tuple[str, bool] | None:

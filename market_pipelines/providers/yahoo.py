@@ -194,13 +194,13 @@ class Yahoo:
         days = _local_days(stamps, zone)
         values = _columns(result, len(stamps))
         actions = _actions(query.instrument.symbol, result.events, zone)
-        live = _live(stamps, days, meta, zone, answer.received_at)
+        latest, moving = _latest(stamps, days, meta, zone, answer.received_at)
 
         priced = ~np.logical_and.reduce([np.isnan(values[name]) for name in _PRICES])
-        if (live & priced).any():
-            # While a session is open its day may come twice: at its open, and as it stands now.
-            priced &= live | (days != days[live][-1])
-        days, live = days[priced], live[priced]
+        if (latest & priced).any():
+            # The newest day may come twice: stamped with its open, and as it stands now.
+            priced &= latest | (days != days[latest][-1])
+        days, live = days[priced], latest[priced] & moving
         values = {name: column[priced] for name, column in values.items()}
         return deliver(
             query,
@@ -296,25 +296,24 @@ def _columns(result: _Result, rows: int) -> dict[str, Floats]:
     return {name: np.array(column, dtype=np.float64) for name, column in columns.items()}
 
 
-def _live(stamps: list[int], days: Days, meta: _Meta, zone: ZoneInfo, received_at: datetime) -> Flags:
-    """The last bar, if it shows its session before the end.
+def _latest(stamps: list[int], days: Days, meta: _Meta, zone: ZoneInfo, received_at: datetime) -> tuple[Flags, bool]:
+    """The bar that shows its day as it stood at the latest trade, and whether that was before the end.
 
-    Its mark is a stamp of the latest trade instead of the session's open, or a session that the body says goes
-    on. Yahoo leaves that stamp until the night, and a thin share's latest trade is long before the bell: an
-    answer from the hours after the bell is whole all the same.
+    Its mark is a stamp of that trade instead of the session's open, or a session that the body says goes on.
+    Yahoo leaves the stamp until the night, and a thin share's latest trade is long before the bell: an answer
+    from the hours after the bell is whole all the same.
     """
     flags = np.zeros(len(stamps), dtype=np.bool_)
     latest_trade = meta.regular_market_time
     if latest_trade is None:
-        return flags
+        return flags, False
     last = int(np.argmax(stamps))
     regular = meta.current_trading_period.regular if meta.current_trading_period is not None else None
     todays = regular is not None and days[last] == _local_days([regular.start], zone)[0]
     opens, closes = (regular.start, regular.end) if regular is not None and todays else (None, latest_trade)
-    marked = latest_trade == stamps[last] != opens or (todays and latest_trade < closes)
+    flags[last] = latest_trade == stamps[last] != opens or (todays and latest_trade < closes)
     since_close = received_at.timestamp() - closes
-    flags[last] = marked and not SETTLES.total_seconds() <= since_close <= RECENT.total_seconds()
-    return flags
+    return flags, not SETTLES.total_seconds() <= since_close <= RECENT.total_seconds()
 
 
 def _reaches_present(stamps: list[int], meta: _Meta) -> bool:

@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -33,8 +34,8 @@ from market_pipelines.settings import Settings
 from market_pipelines.store.embedded import EmbeddedServer
 from market_pipelines_tests.conftest import PostgresServer
 
-START_SECONDS = 300.0
-STOP_SECONDS = 60.0
+START_SECONDS = 600.0
+STOP_SECONDS = 120.0
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -133,12 +134,24 @@ class Platform:
         return self.folder / f"{name}{self._starts}.txt"
 
 
+@contextmanager
+def short_folder() -> Iterator[Path]:
+    """Short, because a socket's path may not be long; open to the account that runs PostgreSQL under root;
+    with a space, because a user's may have one."""
+    with tempfile.TemporaryDirectory(prefix="mp up ", dir="/tmp", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with short_folder() as made:
+        yield made
+
+
 @pytest.fixture(scope="module")
 def platform() -> Iterator[Platform]:
-    # A short folder, because a socket's path may not be long; with a space, because a user's may have one.
-    with tempfile.TemporaryDirectory(prefix="mp up ", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        folder.chmod(0o755)
+    with short_folder() as folder:
         running = Platform(folder)
         running.start()
         try:
@@ -266,11 +279,11 @@ class TestAStartThatCannotSucceed:
         assert "hunter2" not in refused.stderr
         assert "Traceback" not in refused.stderr
 
-    def test_a_data_folder_of_another_version_is_refused_and_kept(self, tmp_path: Path) -> None:
-        data = tmp_path / "h" / "postgres" / "data"
+    def test_a_data_folder_of_another_version_is_refused_and_kept(self, folder: Path) -> None:
+        data = folder / "h" / "postgres" / "data"
         data.mkdir(parents=True)
         (data / "PG_VERSION").write_text("12\n")
-        refused = run("up", "--home", str(tmp_path / "h"), "--dagster-port", str(free_port()), cwd=tmp_path)
+        refused = run("up", "--home", str(folder / "h"), "--dagster-port", str(free_port()), cwd=folder)
         assert refused.returncode == 1
         assert "12" in refused.stderr
         assert "Traceback" not in refused.stderr
@@ -292,15 +305,12 @@ class TestAStartThatCannotSucceed:
         assert not (tmp_path / "h" / "postgres").exists()
 
     @pytest.mark.slow
-    def test_definitions_that_cannot_be_loaded_are_shown_and_nothing_is_left(self, tmp_path: Path) -> None:
-        with tempfile.TemporaryDirectory(prefix="mp-") as name:
-            folder = Path(name)
-            folder.chmod(0o755)
-            refused = _up_in_python("", folder, definitions="no_such_definitions")
-            assert "no_such_definitions" in refused.stderr
-            assert str(folder / "h" / "logs") in refused.stderr
-            assert list((folder / "h" / "run").iterdir()) == []
-            assert not EmbeddedServer(folder / "h").running()
+    def test_definitions_that_cannot_be_loaded_are_shown_and_nothing_is_left(self, folder: Path) -> None:
+        refused = _up_in_python("", folder, definitions="no_such_definitions")
+        assert "no_such_definitions" in refused.stderr
+        assert str(folder / "h" / "logs") in refused.stderr
+        assert list((folder / "h" / "run").iterdir()) == []
+        assert not EmbeddedServer(folder / "h").running()
 
 
 def _up_in_python(

@@ -193,13 +193,13 @@ class ProviderContract(ABC):
         assert whole is not None
         known = {tuple(row) for row in whole.itertuples(index=False)}
         for length in range(len(body)):
-            parsed = self.parse(body[:length], framed=False)
+            parsed = self.parse(body[:length])
             if parsed.bars is not None:
                 assert {tuple(row) for row in parsed.bars.itertuples(index=False)} <= known
 
     def test_a_body_cut_in_a_row_is_malformed(self) -> None:
         body = self.body(*WEEK)
-        assert self.parse(body[: len(body) * 2 // 3], framed=False).outcome is Outcome.MALFORMED
+        assert self.parse(body[: len(body) * 2 // 3]).outcome is Outcome.MALFORMED
 
     def test_an_answer_about_another_symbol_is_malformed(self) -> None:
         parsed = self.provider().parse_daily(self.wrong_symbol(), QUERY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 
@@ -152,6 +153,53 @@ class BarWriterContract:
             stored = self.read(connection)
             assert stored["session"].dt.strftime("%Y-%m-%d").tolist() == sessions
             assert stored["close"].nunique() == 1, "the last writer's rows, all of them"
+
+    def test_a_row_that_somebody_else_is_just_writing_is_waited_for_and_then_left_alone(
+        self, fresh_database: Database
+    ) -> None:
+        with fresh_database.connection() as connection:
+            self.write(connection, self.rows(("AAPL", "2026-03-02", 200.0)), KNOWN)
+        both = self.rows(("AAPL", "2026-03-02", 200.0), ("AAPL", "2026-03-03", 201.0))
+        second: list[Written] = []
+
+        def write_second() -> None:
+            with fresh_database.connection() as connection:
+                second.append(self.write(connection, both, LATER))
+
+        thread = threading.Thread(target=write_second)
+        with fresh_database.connection() as connection:
+            assert self.write(connection, both, KNOWN).total == WriteCounts(inserted=1, unchanged=1)
+            thread.start()
+            with fresh_database.connection() as observer:
+                _wait_until_somebody_waits(observer)
+        thread.join()
+        assert second[0].total == WriteCounts(unchanged=2)
+        with fresh_database.connection() as connection:
+            assert (self.read(connection)["ingested_at"] == KNOWN).all()
+
+    def test_writers_that_meet_in_opposite_directions_do_not_block_each_other(self, fresh_database: Database) -> None:
+        sessions = pd.bdate_range("2000-01-03", periods=4000).strftime("%Y-%m-%d")
+        rows = self.rows(*(("AAPL", session, 100.0) for session in sessions))
+        with fresh_database.connection() as connection:
+            self.write(connection, rows, KNOWN)
+        together = threading.Barrier(2)
+        failures: list[psycopg.Error] = []
+
+        def write(frame: pd.DataFrame) -> None:
+            together.wait()
+            try:
+                with fresh_database.connection() as connection:
+                    self.write(connection, frame, LATER)
+            except psycopg.Error as error:
+                failures.append(error)
+
+        directions = (rows.assign(volume=1.0), rows.assign(volume=2.0).iloc[::-1])
+        threads = [threading.Thread(target=write, args=(frame,)) for frame in directions]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
 
     def test_a_large_frame_takes_the_same_way_as_a_small_one(self, fresh_database: Database) -> None:
         sessions = pd.bdate_range("2000-01-03", periods=6000).strftime("%Y-%m-%d")
@@ -312,3 +360,14 @@ def _versions(connection: Transaction, table: str) -> list[tuple[object, ...]]:
     return connection.execute(
         f"SELECT ctid::text, xmin::text, xmax::text FROM market.{table} ORDER BY ctid"  # noqa: S608 - a constant
     ).fetchall()
+
+
+def _wait_until_somebody_waits(observer: Transaction) -> None:
+    """Until another session of this database waits for a lock."""
+    deadline = time.monotonic() + 30
+    question = """
+        SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+    """
+    while observer.execute(question).fetchone() == (0,):
+        assert time.monotonic() < deadline, "nobody waits"
+        observer.execute("SELECT pg_stat_clear_snapshot()")

@@ -106,10 +106,11 @@ class TestAdjustment:
             store(connection, consensus(("AAPL", "2026-01-05", 400.0)), split("2100-01-04", 4.0))
             assert closes(connection) == [400.0]
 
-    def test_a_dividend_as_large_as_the_price_is_ignored(self, fresh_database: Database) -> None:
+    @pytest.mark.parametrize("cash", [10.0, 12.0])
+    def test_a_dividend_as_large_as_the_price_is_ignored(self, fresh_database: Database, cash: float) -> None:
         bars = consensus(("AAPL", "2026-01-05", 10.0), ("AAPL", "2026-01-06", 9.0))
         with fresh_database.connection() as connection:
-            store(connection, bars, dividend("2026-01-06", 10.0))
+            store(connection, bars, dividend("2026-01-06", cash))
             assert closes(connection) == [10.0, 9.0]
 
     def test_another_symbol_and_another_market_are_left_alone(self, fresh_database: Database) -> None:

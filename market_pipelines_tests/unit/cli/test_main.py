@@ -16,8 +16,8 @@ from market_pipelines import __version__, redaction
 from market_pipelines.cli import main
 from market_pipelines.cli.data import exit_code
 from market_pipelines.cli.door import symbols_in
-from market_pipelines.cli.main import KNOWN_ERRORS, Terminated, app, report
-from market_pipelines.cli.output import CommandFailed, ExitCode
+from market_pipelines.cli.main import KNOWN_ERRORS, app, report
+from market_pipelines.cli.output import CommandFailed, ExitCode, Terminated
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.pipeline.refresh import SymbolResult
 from market_pipelines.redaction import register_secret
@@ -168,4 +168,3 @@ def test_only_up_and_down_import_what_they_need_of_dagster() -> None:
         "sys.exit('dagster' in sys.modules or 'alembic' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
-

@@ -23,6 +23,7 @@ from market_pipelines.market.actions import (
     undo_splits,
 )
 from market_pipelines.market.bars import VALUE_COLUMNS, empty_bars
+from market_pipelines_tests.unit.market.properties import unhurried
 
 MONDAY = date(2024, 3, 4)
 
@@ -208,10 +209,11 @@ def histories(draw: st.DrawFn) -> History:
     """A few symbols with prices within a decimal order, and actions on any of their days."""
     tables: list[pd.DataFrame] = []
     actions: list[CorporateAction] = []
-    price = st.floats(5, 50, allow_nan=False)
+    price = st.floats(5, 50)
+    volume = st.just(0.0) | st.floats(0.01, 1e9)
     for symbol in draw(st.sets(st.sampled_from(["A", "BRK.B", "PKO"]), min_size=1)):
         closes = draw(st.lists(price, min_size=1, max_size=12))
-        table = bars(closes, symbol, draw(st.floats(0, 1e9)))
+        table = bars(closes, symbol, draw(volume))
         tables.append(table[draw(st.lists(st.booleans(), min_size=len(closes), max_size=len(closes)))])
         days = st.integers(-1, len(closes) + 1).map(day)
         ratios = st.sampled_from([0.05, 0.1, 0.5, 1.5, 2.0, 4.0, 20.0])
@@ -227,6 +229,7 @@ def histories(draw: st.DrawFn) -> History:
     return History(table.iloc[list(order)], tuple(draw(st.permutations(actions))))
 
 
+@unhurried
 @given(histories(), st.sampled_from(["splits", "full"]))
 def test_undoing_an_adjustment_gives_the_traded_bars_back(history: History, volume: VolumeScaling) -> None:
     factors = adjustment_factors(history.actions, history.bars)
@@ -240,6 +243,7 @@ def test_undoing_an_adjustment_gives_the_traded_bars_back(history: History, volu
         np.testing.assert_allclose(back[name], history.bars[name], rtol=1e-9)
 
 
+@unhurried
 @given(histories())
 def test_undoing_splits_gives_the_traded_bars_back(history: History) -> None:
     back = undo_splits(adjust_splits(history.bars, history.actions), history.actions)
@@ -248,6 +252,7 @@ def test_undoing_splits_gives_the_traded_bars_back(history: History) -> None:
         np.testing.assert_allclose(back[name], history.bars[name], rtol=1e-9)
 
 
+@unhurried
 @given(histories())
 def test_adjusting_does_not_depend_on_the_order_of_rows_or_actions(history: History) -> None:
     expected = adjust(history.bars, history.actions).sort_index()

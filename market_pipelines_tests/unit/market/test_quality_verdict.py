@@ -15,6 +15,7 @@ from market_pipelines.market.bars import VALUE_COLUMNS, empty_bars, validate_bar
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.quality import RULES, PreviousClose, Scope, Verdict, judge
 from market_pipelines.market.sessions import trading_calendar
+from market_pipelines_tests.unit.market.properties import unhurried
 
 NOW = datetime(2026, 11, 20, 22, tzinfo=UTC)
 """Friday after New York's close."""
@@ -400,6 +401,7 @@ def tables(draw: st.DrawFn) -> pd.DataFrame:
     return pd.concat([bars([100.0] * good), table], ignore_index=True)
 
 
+@unhurried
 @given(tables(), st.booleans())
 def test_every_row_is_kept_refused_or_a_dropped_repetition(table: pd.DataFrame, known: bool) -> None:
     previous = {"AAPL": PreviousClose(DAYS[-8], 100.0)} if known else {}
@@ -413,6 +415,7 @@ def test_every_row_is_kept_refused_or_a_dropped_repetition(table: pd.DataFrame, 
     assert sum(found.counts.values()) == len(found.quarantined) + len(found.warnings)
 
 
+@unhurried
 @given(tables())
 def test_judging_clean_bars_again_refuses_no_more(table: pd.DataFrame) -> None:
     once = verdict(table).clean

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market_pipelines.market.sessions import TradingCalendar, known_calendars, trading_calendar
+from market_pipelines_tests.unit.market.properties import unhurried
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 NEW_YORK, WARSAW = ZoneInfo("America/New_York"), ZoneInfo("Europe/Warsaw")
@@ -186,6 +187,7 @@ calendars = st.sampled_from([XNYS, XWAR, XTKS])
 days = st.dates(date(1985, 1, 1), date(2030, 12, 31))
 
 
+@unhurried
 @given(calendars, days, days)
 def test_a_range_of_sessions_is_ordered_within_its_ends_and_complete(
     calendar: TradingCalendar, start: date, end: date
@@ -197,6 +199,7 @@ def test_a_range_of_sessions_is_ordered_within_its_ends_and_complete(
     assert set(found) == {session for session in calendar.all_sessions if start <= session <= end}
 
 
+@unhurried
 @given(calendars, days)
 def test_a_day_is_either_a_session_or_off(calendar: TradingCalendar, day: date) -> None:
     assert calendar.is_session(day) == (calendar.sessions(day, day) == (day,))
@@ -204,6 +207,7 @@ def test_a_day_is_either_a_session_or_off(calendar: TradingCalendar, day: date) 
         assert calendar.is_session(day) != (day in calendar.holidays())
 
 
+@unhurried
 @given(calendars, st.datetimes(datetime(2000, 1, 1), datetime(2027, 6, 30), timezones=st.just(UTC)))  # noqa: DTZ001
 def test_the_last_closed_session_is_closed_and_the_next_one_is_not(calendar: TradingCalendar, now: datetime) -> None:
     last = calendar.last_closed(now)

@@ -140,8 +140,12 @@ def test_dates_come_from_the_zone_and_not_from_todays_offset() -> None:
         Instrument("PKO", "pl", "XWAR", "PLN"), date(2024, 10, 20), date(2024, 10, 31), date(2024, 11, 4)
     )
     assert list(closes(parse(body, query, received_at=datetime(2024, 11, 4, tzinfo=UTC)))) == ["10-25", "10-28"]
-    late = chart([1598925600], [50.0], [1], exchangeTimezoneName="Asia/Tokyo")
-    assert list(closes(parse(late))) == ["09-01"]
+
+
+def test_a_day_that_begins_before_midnight_in_utc_keeps_its_own_date() -> None:
+    # Midnight in London's summer; by the offset in the body, which is the winter's, still the day before.
+    body = chart([1598914800], [1.1], [0], exchangeTimezoneName="Europe/London", gmtoffset=0)
+    assert list(closes(parse(body))) == ["09-01"]
 
 
 @pytest.mark.parametrize("zone", ["", "Mars/Olympus", "../../etc/passwd", "America"])
@@ -197,7 +201,17 @@ def test_a_null_row_is_left_out_and_not_filled() -> None:
 
 def test_a_null_live_row_does_not_hide_the_opening_one() -> None:
     body = chart([*STAMPS, LIVE], [*CLOSES, None], [*VOLUMES, None], regularMarketTime=LIVE)
-    assert closes(parse(body))["09-04"] == 120.96
+    assert closes(parse(body, received_at=datetime.fromtimestamp(LIVE + 5, UTC)))["09-04"] == 120.96
+
+
+def test_a_day_that_still_comes_twice_in_the_evening_is_one_final_bar() -> None:
+    closed = REGULAR["end"] + 1
+    body = chart([*STAMPS, closed], [*CLOSES, 119.5], [*VOLUMES, 200], regularMarketTime=closed)
+    parsed = parse(body)
+    assert closes(parsed)["09-04"] == 119.5
+    assert parsed.bars is not None
+    assert len(parsed.bars) == 6
+    assert not parsed.bars["provisional"].any()
 
 
 @pytest.mark.parametrize("word", [b"NaN", b"Infinity", b"-Infinity"])
