@@ -18,7 +18,7 @@ _MARGIN = 4.0
 _POINTS = 120
 
 
-def table(frame: pd.DataFrame, rows: int = ROWS_SHOWN) -> dg.MetadataValue[object]:
+def table(frame: pd.DataFrame, rows: int = ROWS_SHOWN) -> dg.TableMetadataValue:
     """The first rows of a frame, every cell in a form that the UI can show."""
     shown = frame.head(rows)
     columns = [str(name) for name in frame.columns]
@@ -45,7 +45,7 @@ def counted(values: Iterable[str]) -> str:
     return " · ".join(f"{name} {count}" for name, count in Counter(values).most_common()) or "none"
 
 
-def plot(values: Sequence[float], label: str) -> dg.MetadataValue[object]:
+def plot(values: Sequence[float], label: str) -> dg.MarkdownMetadataValue:
     """A line of values over time as a picture in Markdown."""
     finite = [value for value in values if not math.isnan(value)]
     if len(finite) < 2:

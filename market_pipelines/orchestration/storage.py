@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy
 from dagster import DagsterEventType, EventLogEntry
-from dagster._core.events import AssetCheckEvaluationPlanned
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._record import copy

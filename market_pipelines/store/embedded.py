@@ -83,7 +83,6 @@ class EmbeddedServer:
         self._fsync = fsync
         self._floor = floor if floor is not None else DiskFloor()
         self._users: FileLock | None = None
-        self._user_pid = 0
         self._place: Place | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -122,13 +121,11 @@ class EmbeddedServer:
 
         `force` stops it in any case: whoever is still connected is cut off, and transactions are rolled back.
         """
-        if self._users is not None and self._user_pid != os.getpid():
-            self._leave()  # a fork: the process that started it decides
-            return False
         if not force and self._users is None:
             return False
         if not self._folder.is_dir():
-            return False
+            self._leave()
+            return self._end_own_process()
         with self._exclusive():
             self._leave()
             everyone = self._alone()
@@ -227,10 +224,11 @@ class EmbeddedServer:
         return self._place
 
     def _become_user(self) -> None:
+        """A fork of this process is a user too, from then on and until it stops or ends."""
         if self._users is None:
             users = FileLock(self._users_file, shared=True)
             users.acquire(_LOCK_SECONDS)
-            self._users, self._user_pid = users, os.getpid()
+            self._users = users
 
     def _alone(self) -> FileLock:
         """Held when nobody uses the server; only whoever holds the start lock may ask."""
@@ -419,6 +417,18 @@ class EmbeddedServer:
                 break
         remove_socket_folder(postmaster.sockets, place.account)
         return stopped
+
+    def _end_own_process(self) -> bool:
+        """The home was deleted under the server: nothing is shared any more, and nothing of it may stay."""
+        if self._process is None or self._process.poll() is not None:
+            return False
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(_FAST_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(_HARD_STOP_SECONDS)
+        return True
 
     def _wait_for_end(self, place: Place, postmaster: Postmaster, seconds: float) -> bool:
         deadline = time.monotonic() + seconds

@@ -13,8 +13,9 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -23,10 +24,11 @@ import psycopg
 import pytest
 
 from market_pipelines.settings import Settings
-from market_pipelines.store import embedded_place, schema
+from market_pipelines.store import embedded, embedded_place, schema
 from market_pipelines.store.database import open_database
 from market_pipelines.store.disk import DiskFloor
 from market_pipelines.store.embedded import EmbeddedError, EmbeddedServer
+from market_pipelines.store.postmaster import answers
 
 AS_ROOT = os.geteuid() == 0
 
@@ -231,15 +233,27 @@ class TestSharing:
         assert not server(home).stop(force=True)
         assert not server(home).stop()
 
-    def test_a_fork_that_ends_leaves_it_to_its_parent(self, home: Path) -> None:
+    def test_a_fork_is_a_user_too(self, home: Path) -> None:
         running = server(home)
         running.start()
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if not running.stop() else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert _in_fork(running.stop) is False
         assert ask(running, "SELECT 1") == "1"
         assert running.stop()
+
+    def test_a_fork_that_outlives_its_parents_use_stops_it(self, home: Path) -> None:
+        running = server(home)
+        running.start()
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(writer)
+            os.read(reader, 1)  # until the parent has left
+            os._exit(0 if running.stop() else 1)
+        os.close(reader)
+        assert not running.stop()
+        os.close(writer)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert postmasters(home) == []
 
 
 class TestAccidents:
@@ -283,14 +297,15 @@ class TestAccidents:
             assert ask(running, "SELECT 1") == "1"
         assert not half.exists()
 
-    def test_a_start_that_was_killed_before_the_server_answered_is_waited_for(self, home: Path) -> None:
-        with server(home):
-            pass
+    def test_a_server_that_does_not_answer_yet_is_waited_for(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         user = Companion(home)
-        (early,) = _wait_for_postmaster(home)
+        user.said()
+        (early,) = postmasters(home)
+        silences = iter([False, False, False])
+        monkeypatch.setattr(embedded, "answers", lambda *where: next(silences, None) is None and answers(*where))
         user.kill()
         with server(home) as running:
-            assert ask(running, "SELECT 1") == "1"
+            assert running.start_seconds == 0.0
             assert [process.pid for process in postmasters(home)] == [early.pid]
 
     def test_data_of_another_major_version_is_named_and_not_touched(self, home: Path) -> None:
@@ -335,6 +350,14 @@ class TestAccidents:
             server(home).start()
         assert leftovers(home) == []
         assert not list(Path(tempfile.gettempdir()).glob(f"marketpg-{embedded_place.home_hash(home)}"))
+
+    def test_a_home_that_was_deleted_under_it_leaves_no_process(self, home: Path) -> None:
+        running = server(home)
+        running.start()
+        (process,) = postmasters(home)
+        shutil.rmtree(home)
+        assert running.stop()
+        assert not process.is_running()
 
     def test_a_home_that_was_moved_keeps_its_data(self, folder: Path) -> None:
         with server(folder / "old") as running:
@@ -491,11 +514,11 @@ def kill_hard(home: Path) -> None:
     psutil.wait_procs([*children], timeout=20)
 
 
-def _wait_for_postmaster(home: Path) -> list[psutil.Process]:
-    """As early as it can be seen, which is before it answers."""
-    while not (found := postmasters(home)):
-        pass
-    return found
+def _in_fork(function: Callable[[], bool]) -> bool:
+    child = os.fork()
+    if child == 0:
+        os._exit(10 if function() else 11)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -511,7 +534,7 @@ def _use_once(home: Path) -> str:
         return str(error)
 
 
-def _as_user(account: pwd.struct_passwd, function: object, home: Path) -> str:
+def _as_user(account: pwd.struct_passwd, function: Callable[[Path], str], home: Path) -> str:
     """Runs it in a fork that has become the account: the interpreter itself may lie where the account cannot go."""
     context = multiprocessing.get_context("fork")
     receiving, sending = context.Pipe(duplex=False)
@@ -523,11 +546,13 @@ def _as_user(account: pwd.struct_passwd, function: object, home: Path) -> str:
     return str(answer)
 
 
-def _become_and_call(account: pwd.struct_passwd, function: object, home: Path, sending: object) -> None:
+def _become_and_call(
+    account: pwd.struct_passwd, function: Callable[[Path], str], home: Path, sending: Connection
+) -> None:
     os.setgroups([])
     os.setgid(account.pw_gid)
     os.setuid(account.pw_uid)
-    sending.send(function(home))  # type: ignore[attr-defined, operator]
+    sending.send(function(home))
 
 
 def test_nothing_listens_on_the_usual_port_because_of_us(home: Path) -> None:
