@@ -85,6 +85,7 @@ class EmbeddedServer:
         self._users: FileLock | None = None
         self._place: Place | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._sockets: Path | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -287,7 +288,7 @@ class EmbeddedServer:
         log = place.log / "postgresql.log"
         if log.exists() and log.stat().st_size > _LOG_BYTES_KEPT:
             log.replace(log.with_suffix(".log.1"))
-        sockets = socket_folder(self.home, place.account)
+        self._sockets = sockets = socket_folder(self.home, place.account)
         deadline = time.monotonic() + _START_SECONDS
         while True:
             began_at = log.stat().st_size if log.exists() else 0
@@ -428,6 +429,8 @@ class EmbeddedServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(_HARD_STOP_SECONDS)
+        if self._place is not None and self._sockets is not None:
+            remove_socket_folder(self._sockets, self._place.account)
         return True
 
     def _wait_for_end(self, place: Place, postmaster: Postmaster, seconds: float) -> bool:

@@ -54,7 +54,7 @@ def provider_activity(connection: Transaction, since: datetime) -> list[Provider
             CROSS JOIN LATERAL (
                 SELECT count(*) AS requests, count(*) FILTER (WHERE f.outcome <> ALL(%(delivered)s)) AS failed
                 FROM market.fetches AS f
-                WHERE f.fetched_at > %(since)s AND false
+                WHERE f.provider = asked.provider AND f.fetched_at > %(since)s
             ) AS counted
             CROSS JOIN LATERAL (
                 SELECT f.outcome, f.reason, f.fetched_at

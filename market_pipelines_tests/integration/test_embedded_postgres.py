@@ -351,13 +351,15 @@ class TestAccidents:
         assert leftovers(home) == []
         assert not list(Path(tempfile.gettempdir()).glob(f"marketpg-{embedded_place.home_hash(home)}"))
 
-    def test_a_home_that_was_deleted_under_it_leaves_no_process(self, home: Path) -> None:
+    def test_a_home_that_was_deleted_under_it_leaves_nothing(self, home: Path) -> None:
         running = server(home)
         running.start()
         (process,) = postmasters(home)
+        sockets = socket_folder(running)
         shutil.rmtree(home)
         assert running.stop()
         assert not process.is_running()
+        assert not sockets.exists()
 
     def test_a_home_that_was_moved_keeps_its_data(self, folder: Path) -> None:
         with server(folder / "old") as running:
