@@ -46,9 +46,8 @@ from market_pipelines.redaction import MASK, register_secret
 from market_pipelines.settings import Settings
 
 PUBLIC_ADDRESS = "https://www.alphavantage.co"
-ANSWER_FORMAT = "csv"
-"""A third of JSON's size and several times faster to read. Only JSON names its symbol in the body, though; a CSV
-answer about another symbol is noticed by its file name alone."""
+ANSWER_FORMAT = "json"
+"""CSV is a third of the size, but only JSON names its symbol, and an answer about another one must not pass."""
 NO_KEY = "keyless"
 """Sent to another address when no key is set, because an empty parameter is refused before anything is read."""
 QUOTA_ZONE = "US/Eastern"
