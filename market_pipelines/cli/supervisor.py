@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from market_pipelines.cli import guard
 from market_pipelines.redaction import redact
@@ -26,7 +26,10 @@ LOG_BYTES = 5_000_000
 _TAIL_LINES = 12
 _LINE_LENGTH = 180
 _POLL_SECONDS = 0.05
+_ASK_SECONDS = 0.2
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+Found = TypeVar("Found")
 
 
 class ChildFailed(Exception):
@@ -75,8 +78,11 @@ class Stop:
         self.hurry = False
 
     def listen(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
+        # Under `nohup` a closed terminal is no reason to stop.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._on_signal)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         if self._asked.is_set():
@@ -230,18 +236,19 @@ class Supervisor:
         self._launch(child)
         return child
 
-    def wait_until(self, ready: Callable[[], bool], what: str, seconds: float, every: float = 0.1) -> None:
-        """Asks until it is ready. A child that dies meanwhile, or a passed deadline, ends the start."""
+    def wait_for(self, ask: Callable[[], Found | None], what: str, seconds: float) -> Found:
+        """Asks until there is an answer. A child that dies meanwhile, or a passed deadline, ends the start."""
         deadline = time.monotonic() + seconds
-        while not ready():
+        while (answer := ask()) is None:
             for child in self._children.values():
                 if child.exit_code() is not None:
                     raise ChildFailed(f"{child.ended()} while starting.\n{child.last_words()}")
             if time.monotonic() > deadline:
                 words = "\n".join(child.last_words() for child in self._children.values())
                 raise ChildFailed(f"{what} was not ready within {seconds:.0f} s.\n{words}")
-            self._stop.wait(every)
+            self._stop.wait(_ASK_SECONDS)
             self._stop.check()
+        return answer
 
     def look_after(self) -> list[str]:
         """Starts again what is due and returns the names of those whose death was noticed just now."""

@@ -117,19 +117,21 @@ class _Platform:
                 )
             )
             self.stop.check()
-            if simulated:
-                self._start_simulator(supervisor)
             address = f"http://{HOST}:{self.options.dagster_port}"
             client = DagsterClient(address)
             stack.callback(self._take_down_dagster, supervisor, client)
             location = self._start_dagster(supervisor, client, dagster_home)
+            self.say(f"Dagster serves after {time.monotonic() - began:.0f} s")
 
+            # What the page does not need comes after it: on a small machine everything at once is slow.
+            self._write_off_runs_cut_off(client)
+            daemon = ("-m", "dagster._daemon", "run", "--workspace", str(dagster_home.workspace))
+            supervisor.start(Program("dagster-daemon", (sys.executable, *daemon)))
             addresses = {"Dagster": address}
             if simulated:
                 self.say("no provider is to be asked: every market is simulated")
-                addresses["Simulator"] = self._simulator_address(supervisor)
+                addresses["Simulator"] = self._simulator(supervisor)
             self.running.publish(addresses)
-            self.say(f"serving after {time.monotonic() - began:.0f} s")
             for name, where in addresses.items():
                 self.announce(f"{name:<10} {where}")
             self.announce(f"{'Data':<10} {self.settings.home}{' (simulated)' if simulated else ''}")
@@ -176,58 +178,38 @@ class _Platform:
             "PYTHONUNBUFFERED": "1",
         }
 
-    def _start_simulator(self, supervisor: Supervisor) -> None:
-        """The exchange in a box. It says itself where it is, so that every process of this data folder finds it."""
+    def _simulator(self, supervisor: Supervisor) -> str:
+        """The exchange in a box. It says where it is by itself, and every process of this folder finds it."""
         there = running_simulator(self.settings)
         if there is not None:
             self.say(f"a simulator is running already at {there}")
-            return
+            return there
         # Fixed for as long as we run: after a restart it has to be found where it was.
         port = SIMULATOR_PORT if _is_free(SIMULATOR_PORT) else _any_free_port()
         command = (sys.executable, "-m", "market_pipelines.cli", "simulate", "--port", str(port))
         supervisor.start(Program("simulator", command, stop_seconds=5))
-
-    def _simulator_address(self, supervisor: Supervisor) -> str:
-        found: list[str] = []
-
-        def ready() -> bool:
-            there = running_simulator(self.settings)
-            found.extend([there] if there else [])
-            return there is not None
-
-        supervisor.wait_until(ready, "the simulator", _SIMULATOR_SECONDS)
-        return found[-1]
+        return supervisor.wait_for(lambda: running_simulator(self.settings), "the simulator", _SIMULATOR_SECONDS)
 
     def _start_dagster(self, supervisor: Supervisor, client: DagsterClient, home: DagsterHome) -> Location:
         python = (sys.executable, "-m")
         code = ("dagster", "code-server", "start", "--socket", str(home.socket), "--location-name", LOCATION)
         web = ("dagster_webserver", "--host", HOST, "--port", str(self.options.dagster_port))
         workspace = ("--workspace", str(home.workspace))
-        daemon = Program("dagster-daemon", (*python, "dagster._daemon", "run", *workspace))
         supervisor.start(
             Program("dagster-code", (*python, *code, "--module-name", self.options.definitions), stop_seconds=15)
         )
         supervisor.start(Program("dagster-webserver", (*python, *web, *workspace)))
-        if not self.after_a_kill:
-            supervisor.start(daemon)
+        return supervisor.wait_for(lambda: client.location(LOCATION), "Dagster", _READY_SECONDS)
 
-        loaded: list[Location] = []
+    def _write_off_runs_cut_off(self, client: DagsterClient) -> None:
+        """Runs of an `up` that was killed: nobody runs them any more, and nobody else may, the folder is ours.
 
-        def ready() -> bool:
-            location = client.location(LOCATION)
-            loaded.extend([location] if location else [])
-            return location is not None
-
-        supervisor.wait_until(ready, "Dagster", _READY_SECONDS)
-        if self.after_a_kill:
-            # Nobody runs these any more, and nobody else may: the data folder is ours. The daemon comes after,
-            # so that no run of its own is among them.
-            dead = client.runs_in_progress(_RUNNING)
-            if dead:
-                client.terminate(dead, only_mark=True)
-                self.say(f"{len(dead)} runs that were cut off are marked as cancelled")
-            supervisor.start(daemon)
-        return loaded[-1]
+        Before there is a daemon, so that none that it has just launched is among them.
+        """
+        runs = client.runs_in_progress(_RUNNING) if self.after_a_kill else []
+        if runs:
+            client.terminate(runs, only_mark=True)
+            self.say(f"{len(runs)} runs that were cut off are marked as cancelled")
 
     def _first_refresh(self, client: DagsterClient, location: Location, watch: _Watch) -> None:
         try:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 import pandas as pd
 
+from market_pipelines.market.bars import DEGRADED
 from market_pipelines.market.consensus import house_name
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Instrument, Kind
@@ -95,7 +96,13 @@ def _row_results(
         actions = read_actions(connection, market.name, symbols)
         refused = read_quarantine(connection, market.name, symbols=symbols, start=span.start, end=span.end)
     columns = ["symbol", "session", "open", "high", "low", "close", "volume", "provisional"]
-    verdict = judge(stored[columns], trading_calendar(market.mic, now), instruments, now, actions=actions)
+    verdict = judge(
+        stored.loc[stored["condition"] != DEGRADED, columns],
+        trading_calendar(market.mic, now),
+        instruments,
+        now,
+        actions=actions,
+    )
     present = stored[_KEY].assign(mended=True)
     for rule in ROW_RULES:
         in_table = verdict.quarantined[verdict.quarantined["rule"] == rule.name]
@@ -160,16 +167,18 @@ def _stored_results(
         provider_outage(stored, calendar, instruments, span.start, span.end, now=now, outcomes=outcomes),
     )
     for finding in findings:
-        yield _finding_result(key, finding)
+        # A range in the past can be whole while today's bars are late; that is for today's run to be stopped by.
+        about_another_day = finding.rule.name == "freshness" and span.end < newest
+        yield _finding_result(key, finding, blocking=not about_another_day)
 
 
-def _finding_result(key: dg.AssetKey, finding: Finding) -> dg.AssetCheckResult:
-    blocking = finding.severity is Severity.BLOCK
+def _finding_result(key: dg.AssetKey, finding: Finding, *, blocking: bool) -> dg.AssetCheckResult:
+    serious = blocking and finding.severity is Severity.BLOCK
     return dg.AssetCheckResult(
         asset_key=key,
         check_name=finding.rule.name,
         passed=finding.passed,
-        severity=dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN,
+        severity=dg.AssetCheckSeverity.ERROR if serious else dg.AssetCheckSeverity.WARN,
         description=finding.detail,
         metadata={
             "checked": finding.checked,

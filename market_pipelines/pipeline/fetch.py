@@ -51,6 +51,8 @@ class ProviderRun:
 
     provider: DailyProvider
     given_up: Attempt | None = None
+    simulated: bool = False
+    """The simulator answers in the provider's place: it has no limits to spare."""
     _failures: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     stop: threading.Event = field(default_factory=threading.Event)
@@ -81,7 +83,6 @@ def ask(platform: Platform, run: ProviderRun, query: DailyQuery, run_id: str) ->
         return ended(Outcome.NOT_ENTITLED, unready)
     if run.given_up is not None:
         return ended(run.given_up.outcome, f"not asked: {provider.name} failed before ({run.given_up.reason})")
-    pace = platform.pace(provider.name)
     sent = widened(provider, query)
     call = provider.daily_call(sent)
     requests = 0
@@ -91,12 +92,13 @@ def ask(platform: Platform, run: ProviderRun, query: DailyQuery, run_id: str) ->
             on=_how_long, attempts=ATTEMPTS, timeout=PATIENCE, wait_initial=0.4, wait_max=5.0, wait_jitter=0.4
         ):
             with trial:
-                if run.stop.is_set() or (pace is not None and not pace.wait(run.stop)):
+                if run.stop.is_set() or not (run.simulated or platform.pace(provider.name).wait(run.stop)):
                     break
-                if spent(platform, provider.name):
+                if not run.simulated and spent(platform, provider.name):
                     return ended(Outcome.QUOTA_EXHAUSTED, "today's quota is used up", requests)
                 requests += 1
                 last = _ask_once(platform, provider, call, sent, query, run_id)
+                run.simulated = last[0].simulated
                 if last[1].outcome.transient:
                     raise _AskAgain(last[1])
     except _AskAgain:
@@ -133,7 +135,7 @@ def stored_name(provider: str, answer: Answer) -> str:
 def spent(platform: Platform, provider: str) -> bool:
     """Whether the operator's key has no calls left today."""
     quota = limits(provider, platform.settings)
-    if platform.simulated or quota.per_day == 0:
+    if quota.per_day == 0:
         return False
     with platform.database.connection() as connection:
         used = requests_since(connection, provider, day_start(platform.clock(), quota.reset_zone))

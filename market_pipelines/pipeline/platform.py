@@ -49,10 +49,7 @@ class Platform:
         """The market's providers in the order in which they are asked, after the operator's overrides."""
         return tuple(self.providers[name] for name in chain_names(market, self.settings))
 
-    def pace(self, provider: str) -> Pace | None:
-        """None where nothing has to be spared: the simulator has no one to protect."""
-        if self.simulated:
-            return None
+    def pace(self, provider: str) -> Pace:
         if provider not in self.paces:
             self.paces[provider] = Pace(limits(provider, self.settings).per_minute)
         return self.paces[provider]

@@ -25,7 +25,7 @@ from market_pipelines.pipeline.platform import Platform
 from market_pipelines.providers.protocol import DailyProvider, DailyQuery
 from market_pipelines.store.bars import write_provider_bars
 from market_pipelines.store.quarantine import quarantine_rows
-from market_pipelines.store.read_bars import previous_closes
+from market_pipelines.store.read_bars import previous_closes, symbols_with_basis
 from market_pipelines.store.reference import read_actions, read_actions_known
 
 WORKERS = 6
@@ -45,6 +45,8 @@ class SymbolPull:
     attempts: list[Attempt] = field(default_factory=list)
     accepted: set[date] = field(default_factory=set)
     rejected: dict[date, str] = field(default_factory=dict)
+    denied: set[date] = field(default_factory=set)
+    """Days of refused rows on which there was nothing to trade, as a later provider's answer confirms."""
     filled_by: dict[str, int] = field(default_factory=dict)
     """Rows by the provider that brought them first."""
 
@@ -54,7 +56,8 @@ class SymbolPull:
 
     @property
     def unmended(self) -> dict[date, str]:
-        return {session: rule for session, rule in self.rejected.items() if session not in self.accepted}
+        made_up_for = self.accepted | self.denied
+        return {session: rule for session, rule in self.rejected.items() if session not in made_up_for}
 
     @property
     def lacking(self) -> bool:
@@ -147,7 +150,7 @@ def pull_daily(
         wanted = [pull for pull in pulls.values() if pull.lacking and provider.covers(pull.instrument)]
         if not wanted:
             continue
-        run = ProviderRun(provider)
+        run = ProviderRun(provider, simulated=platform.simulated)
         queries = [DailyQuery(pull.instrument, start, end, today) for pull in wanted]
         for pull, attempt in zip(wanted, _ask_all(platform, run, queries, run_id), strict=True):
             pull.attempts.append(attempt)
@@ -158,7 +161,7 @@ def pull_daily(
         verdict = keep_attempts(platform, market, calendar, wanted, start, end, run_id)
         rows += len(verdict.clean)
         quarantined += verdict.rejected
-        _book(pulls, verdict)
+        _book(wanted, verdict)
         for (name, _), bars in verdict.clean.groupby(["provider", "session"], observed=True):
             by_session.setdefault(str(name), {})[bars["session"].iloc[0].date()] = len(bars)
     if progress is not None:
@@ -206,7 +209,8 @@ def keep_attempts(
             item.symbol: (item.known_from, item.known_through)
             for item in read_actions_known(connection, market.name, symbols)
         }
-        frame = _delivered(market, attempts, stored, known, calendar, start, end)
+        traded = symbols_with_basis(connection, market.name, symbols, str(Basis.TRADED))
+        frame = _delivered(market, attempts, stored, known, traded, calendar, start, end)
         fresh = [action for attempt in attempts if attempt.parsed is not None for action in attempt.parsed.actions]
         now = max((attempt.fetched_at for attempt in attempts if attempt.fetched_at), default=platform.clock())
         before = {
@@ -225,6 +229,7 @@ def _delivered(
     attempts: Sequence[Attempt],
     actions: Sequence[CorporateAction],
     known: dict[str, tuple[date, date]],
+    traded: set[str],
     calendar: TradingCalendar,
     start: date,
     end: date,
@@ -238,7 +243,7 @@ def _delivered(
         if attempt.basis is Basis.SPLIT_DIVIDEND:
             fetched_session = calendar.last_closed(attempt.fetched_at)
             own = [action for action in actions if action.symbol == attempt.symbol]
-            bars = _as_traded(bars, own, known.get(attempt.symbol), fetched_session)
+            bars = _as_traded(bars, own, known.get(attempt.symbol), attempt.symbol in traded, fetched_session)
         inside = bars["session"].between(pd.Timestamp(start), pd.Timestamp(end))
         frames.append(bars[inside])
     if not frames:
@@ -250,22 +255,25 @@ def _as_traded(
     bars: pd.DataFrame,
     actions: Sequence[CorporateAction],
     known: tuple[date, date] | None,
+    in_traded_series: bool,
     fetched_session: date,
 ) -> pd.DataFrame:
     """Undoes adjustment where every action between a bar and the fetch is known: from the session before the
-    known span on, or at least for the newest session, which nothing has adjusted yet."""
+    known span on. The newest session, which nothing has adjusted yet, may always go on a series of traded prices;
+    where there is none, it stays with the adjusted ones that came with it."""
     if known is not None and known[1] >= fetched_session:
-        since = pd.Timestamp(known[0])
+        undoable = bars["session"] >= pd.Timestamp(known[0])
         usable = [action for action in actions if action.ex_date > known[0]]
     else:
-        since, usable = pd.Timestamp(fetched_session), []
-    traded = bars["session"] >= since
-    undone = undo(bars[traded], usable).assign(basis=str(Basis.TRADED)) if traded.any() else bars[traded]
-    return pd.concat([bars[~traded], undone], ignore_index=True)
+        undoable, usable = (bars["session"] >= pd.Timestamp(fetched_session)) & in_traded_series, []
+    undone = undo(bars[undoable], usable).assign(basis=str(Basis.TRADED)) if undoable.any() else bars[undoable]
+    return pd.concat([bars[~undoable], undone], ignore_index=True)
 
 
-def _book(pulls: dict[str, SymbolPull], verdict: Verdict) -> None:
-    """Writes down in the pulls which sessions the judged rows cover."""
+def _book(asked: Sequence[SymbolPull], verdict: Verdict) -> None:
+    """Writes down in the pulls which sessions the judged rows of their newest attempt cover."""
+    pulls = {pull.instrument.symbol: pull for pull in asked}
+    refused: dict[str, set[date]] = {symbol: set() for symbol in pulls}
     for (symbol, provider), rows in verdict.clean.groupby(["symbol", "provider"], observed=True):
         pull = pulls[str(symbol)]
         sessions = {stamp.date() for stamp in rows["session"]}
@@ -276,3 +284,7 @@ def _book(pulls: dict[str, SymbolPull], verdict: Verdict) -> None:
     for symbol, session, rule in verdict.quarantined[["symbol", "session", "rule"]].itertuples(index=False):
         if symbol in pulls and not pd.isna(session):
             pulls[symbol].rejected.setdefault(session.date(), rule)
+            refused[symbol].add(session.date())
+    for symbol, pull in pulls.items():
+        if pull.attempts[-1].outcome.delivered:
+            pull.denied |= pull.rejected.keys() - pull.expected - refused[symbol]

@@ -13,16 +13,16 @@ from datetime import date, datetime
 import pandas as pd
 
 from market_pipelines.market.actions import Basis
-from market_pipelines.market.bars import AVAILABLE, MISSING
+from market_pipelines.market.bars import MISSING
 from market_pipelines.market.consensus import agree
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Instrument, Kind
 from market_pipelines.market.quality import expected_sessions
 from market_pipelines.market.sessions import trading_calendar
 from market_pipelines.pipeline.platform import Platform
-from market_pipelines.store.bars import INDICES, STOCKS, WriteCounts, Written, write_prices
+from market_pipelines.store.bars import INDICES, STOCKS, WriteCounts, Written, remove_adjusted_prices, write_prices
 from market_pipelines.store.coverage import write_coverage
-from market_pipelines.store.read_bars import read_prices, read_provider_bars, symbols_with_condition
+from market_pipelines.store.read_bars import read_prices, read_provider_bars, symbols_with_basis
 
 DAILY = "1d"
 
@@ -77,22 +77,25 @@ def _settle(
     precedence = [provider.name for provider in platform.chain(market)]
     with platform.database.connection() as connection:
         delivered = read_provider_bars(connection, market.name, symbols, start, end)
+        # One symbol's series never mixes traded and adjusted prices: from its first traded bar on, the adjusted ones
+        # are no part of it, in this range or any other.
+        traded = symbols_with_basis(connection, market.name, symbols, str(Basis.TRADED))
         adjusted = delivered["basis"] != str(Basis.TRADED)
-        if adjusted.any():
-            # One symbol's table never mixes traded and adjusted prices.
-            with_traded = symbols_with_condition(connection, market.name, symbols, AVAILABLE, table)
-            delivered = delivered[~(adjusted & delivered["symbol"].isin(with_traded))]
+        delivered = delivered[~(adjusted & delivered["symbol"].isin(traded))]
         consensus = agree(delivered, precedence)
         written = (
             write_prices(connection, consensus.chosen, known_at, run_id, table)
             if len(consensus.chosen)
             else Written(WriteCounts(), {})
         )
+        changed = [symbol for symbol in sorted(traded) if written.of_symbol(symbol).changed]
+        displaced = remove_adjusted_prices(connection, market.name, changed, known_at, run_id, table)
         stored = read_prices(connection, market.name, symbols, start, end, table=table)
         expected = expected_sessions(calendar, instruments, start, end)
         coverage = expected.merge(stored[["symbol", "session", "condition"]], on=["symbol", "session"], how="left")
         coverage["condition"] = coverage["condition"].fillna(MISSING)
-        write_coverage(connection, coverage, market.name, DAILY, known_at)
+        elsewhere = [(symbol, session) for symbol, session in sorted(displaced) if not start <= session <= end]
+        write_coverage(connection, pd.concat([coverage, _missing(elsewhere)]), market.name, DAILY, known_at)
     return SettleReport(
         market=market.name,
         start=start,
@@ -103,3 +106,8 @@ def _settle(
         disagreements=consensus.disagreements,
         missing=coverage.loc[coverage["condition"] == MISSING, ["symbol", "session"]],
     )
+
+
+def _missing(sessions: Sequence[tuple[str, date]]) -> pd.DataFrame:
+    frame = pd.DataFrame(sessions, columns=["symbol", "session"]).astype({"symbol": "str", "session": "datetime64[s]"})
+    return frame.assign(condition=pd.Series(MISSING, index=frame.index, dtype="str"))

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from psycopg import errors, sql
 
-from market_pipelines.market.bars import CONSENSUS_COLUMNS, PROVIDER_BAR_COLUMNS, VALUE_COLUMNS
+from market_pipelines.market.bars import BASES, CONSENSUS_COLUMNS, DEGRADED, PROVIDER_BAR_COLUMNS, VALUE_COLUMNS
 from market_pipelines.store.copying import (
     DATE,
     FLAG,
@@ -75,12 +75,12 @@ class Written:
     def of(cls, by_symbol: Mapping[str, WriteCounts]) -> Written:
         return cls(reduce(add, by_symbol.values(), WriteCounts()), by_symbol)
 
+    def of_symbol(self, symbol: str) -> WriteCounts:
+        return self.by_symbol.get(symbol, WriteCounts())
+
     def __add__(self, other: Written) -> Written:
         symbols = self.by_symbol.keys() | other.by_symbol.keys()
-        nothing = WriteCounts()
-        return Written.of(
-            {name: self.by_symbol.get(name, nothing) + other.by_symbol.get(name, nothing) for name in sorted(symbols)}
-        )
+        return Written.of({name: self.of_symbol(name) + other.of_symbol(name) for name in sorted(symbols)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,9 @@ class _Target:
     table: str
     columns: tuple[str, ...]
     key: tuple[str, ...]
+    newest_word_counts: bool = False
+    """Whether a row that is known since later stays. An agreed bar follows from all that is stored, whenever an
+    answer arrived; what a provider says is said by its newest answer, also while older ones are read again."""
 
     @property
     def compared(self) -> tuple[str, ...]:
@@ -112,13 +115,14 @@ class _Target:
             incoming_values=_listed("i", self.compared),
             stored_values=_listed("s", self.compared),
             new_values=_listed("excluded", self.compared),
+            outdated=sql.SQL("s.ingested_at > excluded.ingested_at" if self.newest_word_counts else "false"),
             changes=sql.SQL(", ").join(
                 sql.SQL("{name} = excluded.{name}").format(name=sql.Identifier(name)) for name in self.compared
             ),
         )
 
 
-_PROVIDER_BARS = _Target("provider_bars", PROVIDER_BAR_COLUMNS, ("market", "symbol", "session", "provider"))
+_PROVIDER_BARS = _Target("provider_bars", PROVIDER_BAR_COLUMNS, ("market", "symbol", "session", "provider"), True)
 _PRICES = {table: _Target(table, CONSENSUS_COLUMNS, ("market", "symbol", "session")) for table in _AGREED}
 
 _ANY_STORED = """
@@ -147,7 +151,7 @@ WITH written AS (
     ORDER BY {incoming_key}
     ON CONFLICT ({key}) DO UPDATE
     SET {changes}, ingested_at = greatest(excluded.ingested_at, s.ingested_at)
-    WHERE ({stored_values}) IS DISTINCT FROM ({new_values})
+    WHERE ({stored_values}) IS DISTINCT FROM ({new_values}) AND NOT {outdated}
     RETURNING s.symbol, s.xmax = 0 AS inserted
 )
 SELECT symbol, count(*) FILTER (WHERE inserted), count(*) FILTER (WHERE NOT inserted)
@@ -165,9 +169,19 @@ WITH removed AS (
 SELECT symbol, count(*) FROM removed GROUP BY symbol
 """
 
+_REMOVE_ADJUSTED = """
+DELETE FROM {table} AS s
+USING market.provider_bars AS p
+WHERE s.market = %(market)s AND s.symbol = ANY(%(symbols)s) AND s.condition = %(degraded)s
+      AND (p.market, p.symbol, p.session, p.provider) = (s.market, s.symbol, s.session, s.provider)
+      AND p.basis <> %(traded)s
+RETURNING s.symbol, s.session
+"""
+
 
 def write_provider_bars(connection: Transaction, frame: pd.DataFrame, known_at: datetime) -> Written:
-    """Bars as providers sent them; a bar that a provider has changed replaces what it said before."""
+    """Bars as providers sent them; a bar that a provider has changed replaces what it said before, and an older
+    answer never what it said since."""
     return _write(connection, _PROVIDER_BARS, frame, known_at)
 
 
@@ -209,6 +223,24 @@ def replace_prices(
     written = _write(connection, target, frame, known_at, known_empty=False)
     rows = connection.execute(target.statement(_REMOVE_OTHERS), scope).fetchall()
     return written + Written.of({symbol: WriteCounts(removed=count) for symbol, count in rows})
+
+
+def remove_adjusted_prices(
+    connection: Transaction,
+    market: str,
+    symbols: Sequence[str],
+    known_at: datetime,
+    run_id: str | None = None,
+    table: str = STOCKS,
+) -> set[tuple[str, date]]:
+    """Takes out the agreed bars of these symbols whose prices are not as traded; `bar_revisions` keeps them.
+
+    Gives symbol and session of each.
+    """
+    target = _agreed(table)
+    _sign(connection, known_at, run_id)
+    parameters = {"market": market, "symbols": list(symbols), "degraded": DEGRADED, "traded": BASES[0]}
+    return set(connection.execute(target.statement(_REMOVE_ADJUSTED), parameters).fetchall())
 
 
 def _agreed(table: str) -> _Target:

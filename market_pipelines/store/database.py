@@ -22,6 +22,8 @@ Transaction = psycopg.Connection[tuple[Any, ...]]
 
 _CONNECT_SECONDS = 10
 _WAIT_FOR_CONNECTION_SECONDS = 30.0
+_LOOK_AFTER_SECONDS = 2.0
+"""Who waits this long for a connection asks whether there is a server at all."""
 _LOCK_SECONDS = 60.0
 _IDLE_IN_TRANSACTION_SECONDS = 600.0
 
@@ -67,9 +69,27 @@ class Database:
     @contextlib.contextmanager
     def connection(self) -> Iterator[Transaction]:
         """A transaction: committed when the block ends, rolled back when it raises."""
+        connection = self._taken()
         try:
-            with self._pool.connection() as connection:
+            with connection:
                 yield connection
+        except psycopg.OperationalError as error:
+            if not connection.broken:
+                raise
+            raise DatabaseUnavailable(
+                f"the connection to {self.safe_url} broke off: {redact(str(error)).strip()}"
+            ) from error
+        finally:
+            self._pool.putconn(connection)
+
+    def _taken(self) -> Transaction:
+        """A connection of the pool. One that is busy is waited for, a server that is gone is not."""
+        try:
+            return self._pool.getconn(_LOOK_AFTER_SECONDS)
+        except PoolTimeout:
+            self._answer_once()
+        try:
+            return self._pool.getconn(_WAIT_FOR_CONNECTION_SECONDS - _LOOK_AFTER_SECONDS)
         except PoolTimeout:
             raise DatabaseUnavailable(
                 f"no connection to {self.safe_url} within {_WAIT_FOR_CONNECTION_SECONDS:.0f} s: "

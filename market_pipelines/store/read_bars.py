@@ -147,20 +147,20 @@ def previous_closes(
     return {symbol: (session, close) for symbol, session, close in rows}
 
 
-def symbols_with_condition(
-    connection: Transaction, market: str, symbols: Sequence[str], condition: str, table: str = STOCKS
-) -> set[str]:
-    """Those of the symbols that have at least one agreed bar of this condition."""
-    query = sql.SQL("""
+def symbols_with_basis(connection: Transaction, market: str, symbols: Sequence[str], basis: str) -> set[str]:
+    """Those of the symbols of which some provider's bars are kept on this basis."""
+    rows = connection.execute(
+        """
         SELECT wanted.symbol
         FROM unnest(%(symbols)s::text[]) AS wanted (symbol)
         WHERE EXISTS (
-            SELECT FROM {table} AS p
-            WHERE p.market = %(market)s AND p.symbol = wanted.symbol AND p.condition = %(condition)s
+            SELECT FROM market.provider_bars AS p
+            WHERE p.market = %(market)s AND p.symbol = wanted.symbol AND p.basis = %(basis)s
         )
-    """).format(table=_agreed(table))
-    parameters = {"symbols": list(symbols), "market": market, "condition": condition}
-    return {symbol for (symbol,) in connection.execute(query, parameters).fetchall()}
+        """,
+        {"symbols": list(symbols), "market": market, "basis": basis},
+    ).fetchall()
+    return {symbol for (symbol,) in rows}
 
 
 def _agreed(table: str) -> sql.Identifier:

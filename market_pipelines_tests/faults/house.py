@@ -7,7 +7,7 @@ happened on the way.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -39,6 +39,7 @@ THURSDAY_EVENING = datetime(2025, 6, 12, 21, 0, tzinfo=UTC)
 PRECISION = 1e-5
 """Relative. Stooq keeps six significant digits of an adjusted price; every planted error is far larger."""
 VOLUME_PRECISION = 1e-4
+PATIENT = Timeouts()
 
 
 class StoppedClock:
@@ -60,7 +61,7 @@ class StoppedClock:
 class HttpByTheClock(HttpClient):
     """The real client, whose answers arrive at the stopped clock's time."""
 
-    def __init__(self, clock: StoppedClock, timeouts: Timeouts) -> None:
+    def __init__(self, clock: Callable[[], datetime], timeouts: Timeouts = PATIENT) -> None:
         super().__init__(timeouts)
         self._clock = clock
 
@@ -156,7 +157,7 @@ def opened_house(
     simulator: Simulator,
     *,
     now: datetime = THURSDAY_EVENING,
-    timeouts: Timeouts = Timeouts(),
+    timeouts: Timeouts = PATIENT,
     **settings: Any,
 ) -> Iterator[House]:
     """A house over an empty database. Faults and requests of whoever used the simulator before are forgotten."""
@@ -198,8 +199,8 @@ def untrue_rows(house: House, *, adjusted_series: Sequence[str] = ()) -> list[st
     with house.platform.database.connection() as connection:
         provider_bars = _framed(connection.execute("SELECT * FROM market.provider_bars"))
         agreed = {
-            table: _framed(connection.execute(f"SELECT * FROM market.{table}".encode()))
-            for table in ("stock_prices", "market_index_prices")
+            "stock_prices": _framed(connection.execute("SELECT * FROM market.stock_prices")),
+            "market_index_prices": _framed(connection.execute("SELECT * FROM market.market_index_prices")),
         }
     for (market, symbol, basis), rows in provider_bars.groupby(["market", "symbol", "basis"]):
         adjusted = basis != "traded"

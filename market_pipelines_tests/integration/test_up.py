@@ -266,7 +266,7 @@ class TestARunningPlatform:
         assert list((serving.home / "run").iterdir()) == []
 
         serving.start()
-        serving.wait_for("serving after")
+        serving.wait_for("Dagster serves after")
         assert client.status(launched) == "CANCELED"
 
 
@@ -280,14 +280,14 @@ class TestAStartThatCannotSucceed:
         assert "Traceback" not in refused.stderr
 
     def test_a_data_folder_of_another_version_is_refused_and_kept(self, folder: Path) -> None:
-        data = folder / "h" / "postgres" / "data"
-        data.mkdir(parents=True)
-        (data / "PG_VERSION").write_text("12\n")
+        with EmbeddedServer(folder / "h") as server:
+            version = _data_folder(server) / "PG_VERSION"
+        version.write_text("12\n")
         refused = run("up", "--home", str(folder / "h"), "--dagster-port", str(free_port()), cwd=folder)
         assert refused.returncode == 1
         assert "12" in refused.stderr
         assert "Traceback" not in refused.stderr
-        assert (data / "PG_VERSION").read_text() == "12\n"
+        assert version.read_text() == "12\n"
 
     def test_a_data_folder_that_cannot_be_made_is_one_sentence(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
@@ -311,6 +311,13 @@ class TestAStartThatCannotSucceed:
         assert str(folder / "h" / "logs") in refused.stderr
         assert list((folder / "h" / "run").iterdir()) == []
         assert not EmbeddedServer(folder / "h").running()
+
+
+def _data_folder(server: EmbeddedServer) -> Path:
+    with psycopg.connect(server.url("postgres")) as connection:
+        row = connection.execute("SHOW data_directory").fetchone()
+    assert row is not None
+    return Path(row[0])
 
 
 def _up_in_python(

@@ -8,17 +8,17 @@ import pandas as pd
 import pytest
 
 from market_pipelines.market.actions import ActionKind, CorporateAction, adjust
-from market_pipelines.store.bars import INDICES, replace_prices, write_prices
+from market_pipelines.store.bars import INDICES, replace_prices, write_prices, write_provider_bars
 from market_pipelines.store.database import Database, Transaction
 from market_pipelines.store.read_bars import (
     latest_sessions,
     previous_closes,
     read_prices,
     read_revisions,
-    symbols_with_condition,
+    symbols_with_basis,
 )
 from market_pipelines.store.reference import write_actions
-from market_pipelines_tests.contract.store.frames import KNOWN, LATER, LATEST, consensus, day
+from market_pipelines_tests.contract.store.frames import KNOWN, LATER, LATEST, consensus, day, provider_bars
 
 MOMENT = timedelta(microseconds=1)
 
@@ -272,12 +272,14 @@ def test_the_last_close_before_a_date(fresh_database: Database) -> None:
     assert found == {"A": (day("2026-03-03"), 2.0)}
 
 
-def test_symbols_that_have_a_bar_of_a_condition(fresh_database: Database) -> None:
+def test_symbols_that_have_provider_bars_on_a_basis(fresh_database: Database) -> None:
     with fresh_database.connection() as connection:
-        write_prices(connection, consensus(("A", "2026-03-02", 1.0)), KNOWN)
-        write_prices(connection, consensus(("B", "2026-03-02", 1.0), condition="degraded"), KNOWN)
-        assert symbols_with_condition(connection, "us", ["A", "B", "C"], "available") == {"A"}
-        assert symbols_with_condition(connection, "us", ["A", "B", "C"], "degraded") == {"B"}
+        write_provider_bars(connection, provider_bars(("A", "2026-03-02", 1.0)), KNOWN)
+        adjusted = provider_bars(("B", "2026-03-02", 1.0), provider="stooq").assign(basis="split_dividend")
+        write_provider_bars(connection, adjusted, KNOWN)
+        assert symbols_with_basis(connection, "us", ["A", "B", "C"], "traded") == {"A"}
+        assert symbols_with_basis(connection, "us", ["A", "B", "C"], "split_dividend") == {"B"}
+        assert symbols_with_basis(connection, "pl", ["A", "B"], "traded") == set()
 
 
 def test_the_contract_view_and_function_are_there_for_other_tools(fresh_database: Database) -> None:

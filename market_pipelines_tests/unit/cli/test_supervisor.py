@@ -107,7 +107,7 @@ def test_a_child_gets_its_environment_and_nothing_on_stdin(supervised: Superviso
 def test_a_child_that_dies_while_starting_is_told_with_its_last_words(supervised: Supervisor) -> None:
     supervised.start(Program("broken", python("print('first'); raise SystemExit('no such table')")))
     with pytest.raises(ChildFailed) as failed:
-        supervised.wait_until(lambda: False, "the table", WAIT_SECONDS)
+        supervised.wait_for(lambda: None, "the table", WAIT_SECONDS)
     message = str(failed.value)
     assert "broken ended (exit code 1) while starting" in message
     assert "no such table" in message
@@ -118,13 +118,13 @@ def test_a_child_that_a_signal_ended_is_told_so(supervised: Supervisor) -> None:
     child = supervised.start(Program("shot", python(SLEEPER)))
     os.killpg(child.group, signal.SIGKILL)
     with pytest.raises(ChildFailed, match="shot ended \\(signal SIGKILL\\)"):
-        supervised.wait_until(lambda: False, "it", WAIT_SECONDS)
+        supervised.wait_for(lambda: None, "it", WAIT_SECONDS)
 
 
 def test_a_deadline_that_passes_is_told(supervised: Supervisor) -> None:
     supervised.start(Program("slow", python(SLEEPER)))
     with pytest.raises(ChildFailed, match="the page was not ready within 0 s"):
-        supervised.wait_until(lambda: False, "the page", 0.05)
+        supervised.wait_for(lambda: None, "the page", 0.05)
 
 
 def test_a_program_that_does_not_exist_is_named(supervised: Supervisor) -> None:
@@ -137,7 +137,7 @@ def test_waiting_ends_when_we_are_asked_to_stop(tmp_path: Path) -> None:
     with pytest.raises(StopAsked), Supervisor(tmp_path, stop, print) as started:
         started.start(Program("a", python(SLEEPER)))
         stop.ask()
-        started.wait_until(lambda: False, "it", WAIT_SECONDS)
+        started.wait_for(lambda: None, "it", WAIT_SECONDS)
 
 
 def test_a_dead_child_is_started_again_and_said(supervised: Supervisor, said: list[str]) -> None:
@@ -211,7 +211,7 @@ def test_a_supervisor_killed_hard_leaves_no_children(tmp_path: Path) -> None:
         from market_pipelines.cli.supervisor import Program, Stop, Supervisor
         with Supervisor(Path({str(tmp_path)!r}), Stop(), print) as supervisor:
             child = supervisor.start(Program("parent", {python(PARENT)!r}))
-            supervisor.wait_until(lambda: "awake" in child.log_path.read_text(), "it", 20)
+            supervisor.wait_for(lambda: "awake" in child.log_path.read_text() or None, "it", 20)
             print(child.group, flush=True)
             Stop().wait(600)
     """)

@@ -254,6 +254,17 @@ def test_volume_that_is_absent_in_one_bar_only_is_noted() -> None:
     assert noted(verdict(spoilt(1, volume=np.nan))) == {"volume_gap": [1]}
 
 
+def test_reasons_name_the_row_s_place_in_the_table_that_was_judged() -> None:
+    table = bars([100, 101, 102, 103, 104]).iloc[[0, 1, 3, 2, 4]].reset_index(drop=True)
+    table.loc[0, "symbol"] = None
+    table.loc[1, "close"] = np.nan
+    table.loc[3, "volume"] = np.nan
+    found = verdict(table, datetime(2026, 11, 20, 20, tzinfo=UTC))
+
+    assert broken(found) == {"schema": [0], "nulls": [1]}
+    assert noted(found) == {"live_bar": [4], "order": [3], "volume_gap": [3]}
+
+
 def split(day: date, ratio: float) -> CorporateAction:
     return CorporateAction("AAPL", day, ActionKind.SPLIT, ratio)
 

@@ -279,7 +279,12 @@ def test_the_full_history_is_asked_for_only_where_100_sessions_do_not_reach(star
 def test_the_call_asks_for_csv_and_carries_the_key_apart() -> None:
     call = AlphaVantage(SecretStr(KEY), "http://127.0.0.1:8099/alpha_vantage/").daily_call(QUERY)
     assert call.url == "http://127.0.0.1:8099/alpha_vantage/query"
-    assert call.params == {"function": "TIME_SERIES_DAILY", "symbol": "IBM", "outputsize": "compact", "datatype": "json"}
+    assert call.params == {
+        "function": "TIME_SERIES_DAILY",
+        "symbol": "IBM",
+        "outputsize": "compact",
+        "datatype": "json",
+    }
     assert call.secret_params["apikey"].get_secret_value() == KEY
     assert "accept" not in {name.lower() for name in call.headers}
 
