@@ -21,8 +21,14 @@ import structlog
 from market_pipelines.redaction import redact
 from market_pipelines.settings import LogFormat, Settings, SettingsError
 
-_CHATTY = {"urllib3": logging.WARNING, "alembic": logging.WARNING, "asyncio": logging.WARNING}
-"""Libraries whose INFO is our DEBUG."""
+_CHATTY = {
+    "urllib3": logging.WARNING,
+    "alembic": logging.WARNING,
+    "asyncio": logging.WARNING,
+    # It tells of each of its attempts to reach a server that is gone; whoever waits for one is told once.
+    "psycopg.pool": logging.ERROR,
+}
+"""Libraries that say more than a person wants to hear, unless everything is asked for."""
 
 
 class _Redacted(logging.Formatter):

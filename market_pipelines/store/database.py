@@ -76,9 +76,7 @@ class Database:
         except psycopg.OperationalError as error:
             if not connection.broken:
                 raise
-            raise DatabaseUnavailable(
-                f"the connection to {self.safe_url} broke off: {redact(str(error)).strip()}"
-            ) from error
+            raise DatabaseUnavailable(f"the connection to {self.safe_url} broke off: {_one_line(error)}") from error
         finally:
             self._pool.putconn(connection)
 
@@ -117,9 +115,7 @@ class Database:
         try:
             psycopg.connect(self.url, connect_timeout=_CONNECT_SECONDS).close()
         except psycopg.Error as error:
-            raise DatabaseUnavailable(
-                f"the database {self.safe_url} cannot be used: {redact(str(error)).strip()}"
-            ) from None
+            raise DatabaseUnavailable(f"the database {self.safe_url} cannot be used: {_one_line(error)}") from None
 
     def _configure(self, connection: Transaction) -> None:
         for name, value in self._limits.items():
@@ -170,6 +166,10 @@ def _opened(url: str, server: EmbeddedServer | None, pool_size: int, migrate: bo
         database.close()
         raise
     return database
+
+
+def _one_line(error: psycopg.Error) -> str:
+    return " ".join(redact(str(error)).split())
 
 
 def _milliseconds(seconds: float) -> str:
