@@ -125,7 +125,7 @@ class _Platform:
 
             # What the page does not need comes after it: on a small machine everything at once is slow.
             self._write_off_runs_cut_off(client)
-            daemon = ("-m", "dagster._daemon", "run", "--workspace", str(dagster_home.workspace))
+            daemon = ("-m", "market_pipelines.orchestration.daemon", "run", "--workspace", str(dagster_home.workspace))
             supervisor.start(Program("dagster-daemon", (sys.executable, *daemon)))
             addresses = {"Dagster": address}
             if simulated:

@@ -62,11 +62,8 @@ def session_partitions(mic: str, since: date, until: date) -> SessionPartitionsD
 
 def _zone_after_close(calendar: TradingCalendar) -> str:
     """The fixed-offset zone whose midnight is the first full hour at or after the latest closing bell."""
-    latest = max(
-        timedelta(hours=closes.hour, minutes=closes.minute)
-        for closes in (calendar.times(session).closes for session in calendar.all_sessions)
-    )
-    hours_after_close = int((_DAY - latest) / timedelta(hours=1))
+    latest = (calendar.closes - calendar.closes.astype("datetime64[D]")).max()
+    hours_after_close = int((_DAY - latest.astype(timedelta)) / timedelta(hours=1))
     return f"Etc/GMT-{min(hours_after_close, _FARTHEST_EAST)}"
 
 

@@ -12,10 +12,11 @@ def chain_names(market: MarketDefinition, settings: Settings) -> tuple[str, ...]
         names = [names[0], *settings.fallback_providers]
     if settings.primary_provider is not None:
         names = [settings.primary_provider, *names]
-    unknown = [name for name in names if name not in known_names()]
+    known = known_names()
+    unknown = [name for name in names if name not in known]
     if unknown:
         raise SettingsError(
             f"PRIMARY_PROVIDER, FALLBACK_PROVIDERS: {', '.join(unknown)} is not a provider; "
-            f"accepted: {', '.join(sorted(known_names()))}"
+            f"accepted: {', '.join(sorted(known))}"
         )
     return tuple(dict.fromkeys(names))

@@ -23,6 +23,8 @@ MARKETS_FOLDER = Path(__file__).resolve().parent.parent / "defs"
 COMPONENT_TYPES = ("market_pipelines.Market", "market_pipelines.orchestration.Market")
 _NAME = r"^[a-z][a-z0-9_]{0,15}$"
 _SYMBOL = r"^[A-Za-z0-9^][A-Za-z0-9.^\-]{0,15}$"
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The one in C, where PyYAML was built with it, reads a market file in a tenth of the time."""
 
 YamlPath = tuple[str | int, ...]
 
@@ -71,8 +73,8 @@ def read_market(path: Path) -> MarketDefinition:
     except OSError as error:
         raise MarketFileError(f"{path}: cannot be read: {error.strerror}") from None
     try:
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
+        tree = yaml.compose(text, Loader=_YAML)
+        document = yaml.load(text, Loader=_YAML)  # noqa: S506 (both are safe loaders)
     except yaml.YAMLError as error:
         raise MarketFileError(f"{path}: is not valid YAML: {error}") from None
     if not isinstance(document, dict) or not isinstance(document.get("attributes"), dict):

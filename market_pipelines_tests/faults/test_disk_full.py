@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
 from typer.testing import CliRunner
@@ -16,7 +17,6 @@ from typer.testing import CliRunner
 from market_pipelines.cli.main import app
 from market_pipelines.pipeline.refresh import backfill_daily, instruments_of
 from market_pipelines.store import archive as archive_module
-from market_pipelines.store import disk
 from market_pipelines.store.archive import ArchiveFull, RawArchive
 from market_pipelines.store.disk import DiskFloor
 from market_pipelines_tests.faults.house import House, contents, unreadable_answers, untrue_rows
@@ -93,7 +93,7 @@ def test_a_disk_that_fills_up_during_a_backfill_keeps_the_batches_before_it(
     market = house.platform.market("us")
     instruments = market.instruments[:15]
     with monkeypatch.context() as filling:
-        filling.setattr(disk.shutil, "disk_usage", FillingDisk(room_for=12).usage)
+        filling.setattr(shutil, "disk_usage", FillingDisk(room_for=12).usage)
         with pytest.raises(ArchiveFull, match=r"are free"):
             backfill_daily(house.platform, market, instruments, START, END)
     assert house.rows("SELECT count(DISTINCT symbol) FROM market.stock_prices") == [(10,)]
@@ -118,8 +118,15 @@ def test_a_disk_that_is_full_sooner_than_the_floor_says_leaves_no_half_written_f
     def refuse(*_args: object, **_kwargs: object) -> None:
         raise OSError(number, os.strerror(number))
 
+    opened = Path.open
+
+    def refuse_new_files(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> IO[Any]:
+        if "x" in mode:
+            refuse()
+        return opened(path, mode, *args, **kwargs)
+
     places: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-        "write": lambda patching: patching.setattr(Path, "open", refuse),
+        "write": lambda patching: patching.setattr(Path, "open", refuse_new_files),
         "sync": lambda patching: patching.setattr(os, "fsync", refuse),
         "rename": lambda patching: patching.setattr(Path, "rename", refuse),
     }
