@@ -1,0 +1,128 @@
+"""The pages that people look at, in a real Chromium, on a platform started as a user starts it.
+
+`MARKET_PIPELINES_PICTURES=docs/pictures` also takes the pictures that the documents show.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, Response, expect, sync_playwright
+
+from market_pipelines_tests.serving import Platform, short_folder
+
+CHROMIUM = shutil.which("chromium")
+PICTURES = os.environ.get("MARKET_PIPELINES_PICTURES")
+QUIET = (
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PATIENCE = 60_000.0
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no `chromium` on this machine (Debian: apt-get install chromium)"
+)
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[Platform]:
+    with short_folder() as folder:
+        started = Platform(folder)
+        started.start()
+        try:
+            started.wait_for("every market is filled")
+            yield started
+        finally:
+            started.process.terminate()
+            started.process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def page(platform: Platform) -> Iterator[Page]:
+    arguments = [*QUIET, "--no-sandbox"] if os.geteuid() == 0 else [*QUIET]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        opened = browser.new_page(viewport={"width": 1600, "height": 900}, base_url=f"http://127.0.0.1:{platform.port}")
+        opened.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
+        yield opened
+        browser.close()
+
+
+def picture(page: Page, name: str) -> None:
+    if PICTURES:
+        page.screenshot(path=Path(PICTURES) / f"{name}.png")
+
+
+def test_the_lineage_of_a_market_is_drawn_with_every_check_passed(page: Page) -> None:
+    page.goto("/locations/market_pipelines/asset-groups/us/lineage")
+    for asset in ("instruments", "yahoo_daily", "alpha_vantage_daily", "stooq_daily", "corporate_actions"):
+        expect(page.get_by_text(asset, exact=True).first).to_be_visible()
+    for asset in ("stock_prices", "index_prices"):
+        expect(page.get_by_text(asset, exact=True).first).to_be_visible()
+    expect(page.get_by_text("17 / 17 Passed")).to_have_count(2)
+    expect(page.get_by_text("1 / 1 Passed")).to_have_count(3)
+    picture(page, "lineage")
+
+
+def test_a_partition_shows_what_is_in_it(page: Page, platform: Platform) -> None:
+    partitions = platform.client().partitions(["us", "stock_prices"], 40)
+    assert partitions is not None
+    newest = max(partitions.keys)
+    page.goto(f"/assets/us/stock_prices?view=partitions&partition={newest}")
+    expect(page.get_by_text("rows_by_provider")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"^simulated-yahoo \d+$"))).to_be_visible()
+    page.get_by_text("median_close").scroll_into_view_if_needed()
+    expect(page.get_by_text("median close over the range")).to_be_visible()
+    picture(page, "partition")
+
+
+def test_the_checks_say_what_they_found(page: Page) -> None:
+    page.goto("/assets/us/stock_prices?view=checks")
+    expect(page.get_by_text("Checks (17)")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"^2000 of 2000 expected bars are stored$"))).to_be_visible()
+    expect(page.get_by_text("Succeeded")).to_have_count(17)
+    picture(page, "checks")
+
+
+def test_a_ranged_run_is_green_from_first_to_last_step(page: Page, platform: Platform) -> None:
+    said = re.search(r"^us: .* \(run ([0-9a-f]{8})\)$", platform.said(), re.MULTILINE)
+    assert said is not None
+    page.goto("/runs")
+    page.get_by_text(said[1]).first.click()
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible()
+    expect(page.get_by_text("Errored (0)")).to_be_visible()
+    expect(page.get_by_text(re.compile(r"_stock_prices$")).first).to_be_visible()
+    picture(page, "run")
+
+
+def test_both_schedules_are_on(page: Page) -> None:
+    page.goto("/automation")
+    for schedule in ("us_after_close", "pl_after_close"):
+        expect(page.get_by_text(schedule)).to_be_visible()
+    expect(page.get_by_role("checkbox", checked=True)).to_have_count(2)
+    picture(page, "schedules")
+
+
+def test_pages_ask_nothing_of_the_outside(page: Page, platform: Platform) -> None:
+    asked: list[str] = []
+
+    def note(response: Response) -> None:
+        asked.append(response.url)
+
+    page.on("response", note)
+    page.goto("/locations/market_pipelines/asset-groups/pl/lineage")
+    expect(page.get_by_text("stock_prices", exact=True).first).to_be_visible()
+    page.remove_listener("response", note)
+    ours = f"http://127.0.0.1:{platform.port}/"
+    assert asked
+    assert [url for url in asked if not url.startswith((ours, "data:", "blob:"))] == []
