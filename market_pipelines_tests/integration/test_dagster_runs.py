@@ -15,8 +15,8 @@ from dagster._core.events import DagsterEventType
 from dagster.components.core.component_tree import ComponentTreeException
 from dagster.components.testing import create_defs_folder_sandbox
 
-from market_pipelines import Market
 from market_pipelines.definitions import defs
+from market_pipelines.orchestration import Market
 from market_pipelines.orchestration.annotations import annotate
 from market_pipelines.orchestration.daily_checks import ROW_RULES, STORED_RULES
 from market_pipelines.orchestration.resources import PlatformResource
@@ -415,7 +415,7 @@ def test_the_pooled_event_log_reads_back_what_the_shipped_one_would(
 def test_annotations_say_what_dagsters_own_call_would_say(instance: dg.DagsterInstance) -> None:
     partitions = dg.DailyPartitionsDefinition("2026-01-01", end_date="2026-01-05")
 
-    def materialized(note: Callable[[dg.AssetExecutionContext], None]) -> dict[str | None, int]:
+    def materialized(note: Callable[[dg.AssetExecutionContext], None]) -> dict[str | None, object]:
         @dg.asset(partitions_def=partitions, backfill_policy=dg.BackfillPolicy.single_run())
         def noted(context: dg.AssetExecutionContext) -> None:
             note(context)
@@ -429,7 +429,7 @@ def test_annotations_say_what_dagsters_own_call_would_say(instance: dg.DagsterIn
             },
         )
         return {
-            event.partition: int(event.step_materialization_data.materialization.metadata["rows"].value or 0)
+            event.partition: event.step_materialization_data.materialization.metadata["rows"].value
             for event in result.get_asset_materialization_events()
         }
 
