@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
             results.append(result)
             if not options.quick:
                 save(result)
+    if options.quick:
+        print("a quick look: with so little data the figures say that it works, not how fast it is")
     if options.json is not None:
         options.json.write_bytes(as_json(results))
     return 1 if failed else 0

@@ -27,6 +27,8 @@ _CHATTY = {
     "asyncio": logging.WARNING,
     # It tells of each of its attempts to reach a server that is gone; whoever waits for one is told once.
     "psycopg.pool": logging.ERROR,
+    # Attempts that pass by themselves are counted in the result.
+    "stamina": logging.ERROR,
 }
 """Libraries that say more than a person wants to hear, unless everything is asked for."""
 
@@ -43,7 +45,7 @@ class _Redacted(logging.Formatter):
 
 
 def configure_logs(settings: Settings, *, stream: TextIO | None = None) -> None:
-    """Everything logged from here on goes to stderr (or `stream`) and to the log filthe named log file."""
+    """Everything logged from here on goes to stderr (or `stream`) and to the log file, if one is named."""
     stream = stream if stream is not None else sys.stderr
     level = getattr(logging, settings.log_level)
     handlers: list[logging.Handler] = [_handler(logging.StreamHandler(stream), settings, stream.isatty())]

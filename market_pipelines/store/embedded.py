@@ -104,7 +104,7 @@ class EmbeddedServer:
                     began = time.monotonic()
                     postmaster = self._launch(place)
                     self.start_seconds = time.monotonic() - began
-                    _log.info(
+                    _log.debug(
                         "the embedded PostgreSQL started in %.2f s, data in %s",
                         self.start_seconds,
                         place.data,

@@ -23,7 +23,7 @@ from market_pipelines.pipeline import refresh
 from market_pipelines.pipeline.refresh import RefreshReport, backfill_daily, instruments_of
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.archive import RawArchive
-from market_pipelines.store.database import Database
+from market_pipelines.store.database import Database, DatabaseUnavailable
 from market_pipelines.store.embedded import EmbeddedServer
 from market_pipelines.store.postmaster import Postmaster, read_postmaster
 from market_pipelines_tests.conftest import PostgresServer
@@ -225,6 +225,18 @@ def postmaster_of(desk: Desk) -> Postmaster:
     found = read_postmaster(pid_file.parent)
     assert found is not None
     return found
+
+
+def test_a_connection_that_the_server_ends_is_told_as_that(fresh_database: Database) -> None:
+    with (
+        pytest.raises(DatabaseUnavailable, match=r"^the connection to postgresql://\S+ broke off: [^\n]+$"),
+        fresh_database.connection() as connection,
+    ):
+        with fresh_database.connection() as other:
+            other.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
+        connection.execute("SELECT 1")
+    with fresh_database.connection() as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,), "the next one is asked of a server that is there"
 
 
 def test_a_killed_database_server_ends_a_backfill_with_a_sentence_and_the_next_run_heals(desk: Desk) -> None:

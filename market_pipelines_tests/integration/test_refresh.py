@@ -307,6 +307,7 @@ def test_a_symbol_with_traded_bars_takes_no_adjusted_ones(house: House) -> None:
     assert set(stored["condition"]) == {"available"}
     kept = house.rows("SELECT count(*), min(basis), max(basis) FROM market.provider_bars WHERE session < '2021-01-01'")
     assert kept == [(len(house.truth("KO", *AROUND_THE_SPLIT)), "split_dividend", "split_dividend")]
+    assert count(house, "bar_revisions") == 0, "they were never part of the series, not for a moment"
     assert untrue_rows(house) == []
 
 
