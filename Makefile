@@ -53,7 +53,7 @@ $(STAMP): requirements.lock pyproject.toml setup.py
 		"$$python" -m venv $(VENV); \
 	fi; \
 	$(RUN) pip install --quiet --disable-pip-version-check 'uv>=0.8,<1'; \
-	$(UV) pip sync --quiet --python $(VENV)/bin/python --require-hashes requirements.lock; \
+	$(UV) pip sync --quiet --python $(VENV)/bin/python --require-hashes --compile-bytecode requirements.lock; \
 	$(UV) pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .; \
 	pwd > $(STAMP)
 
