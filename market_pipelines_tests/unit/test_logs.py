@@ -26,6 +26,8 @@ def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     monkeypatch.setattr(redaction, "_known", ())
+    # Another test may have switched it on; what pytest puts in place for each test would then be left alone.
+    logging.captureWarnings(False)
     yield
     for handler in root.handlers:
         handler.close()
