@@ -28,8 +28,8 @@ METHOD = (
     "The job `us_daily_refresh` over the newest sessions, 50 symbols and 3 indices, as `dagster job execute` in a "
     "process of its own (its start and the load of the definitions are in the figure), on an instance configured by "
     "the same function as `market-pipelines up`: Dagster's storage on the embedded PostgreSQL, events in batches of "
-    "50. Providers are the simulator in its own process, every answer is archived, judged, agreed on and committed with "
-    "fsync on; each repetition begins with an empty data folder. What Dagster adds is that total less the time of "
+    "50. Providers are the simulator in its own process, every answer is archived, judged, agreed on and committed "
+    "with fsync on; each repetition begins with an empty data folder. What Dagster adds is that total less the time of "
     "`backfill_daily` doing the same without Dagster. One run a partition is measured over a few sessions and "
     "multiplied."
 )
