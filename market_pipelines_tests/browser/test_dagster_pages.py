@@ -27,6 +27,7 @@ QUIET = (
     "--disable-sync",
 )
 PATIENCE = 60_000.0
+LOOKS, BETWEEN_LOOKS = 20, 700.0
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no `chromium` on this machine (Debian: apt-get install chromium)"
@@ -59,8 +60,16 @@ def page(platform: Platform) -> Iterator[Page]:
 
 
 def picture(page: Page, name: str) -> None:
-    if PICTURES:
-        page.screenshot(path=Path(PICTURES) / f"{name}.png")
+    """Taken when the page has come to rest: twice the same."""
+    if not PICTURES:
+        return
+    before, now = b"", page.screenshot()
+    for _ in range(LOOKS):
+        if now == before:
+            break
+        page.wait_for_timeout(BETWEEN_LOOKS)
+        before, now = now, page.screenshot()
+    (Path(PICTURES) / f"{name}.png").write_bytes(now)
 
 
 def test_the_lineage_of_a_market_is_drawn_with_every_check_passed(page: Page) -> None:
