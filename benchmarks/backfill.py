@@ -16,7 +16,7 @@ import yaml
 from benchmarks.measure import Cost, Effort, alternately, cost_of
 from benchmarks.results import OURS, Figure, Findings, Reading, duration, single
 from benchmarks.workplace import BenchmarkFailed, Workplace, server_clock, workplace
-from market_pipelines.cli.dagster_home import STORAGE_VARIABLE, storage_database, write_dagster_home
+from market_pipelines.cli.dagster_home import BATCHES, STORAGE_VARIABLE, storage_database, write_dagster_home
 from market_pipelines.market.sessions import trading_calendar
 from market_pipelines.pipeline.platform import open_platform
 from market_pipelines.pipeline.refresh import backfill_daily
@@ -27,8 +27,8 @@ TOTAL_TARGET, PARTITION_TARGET = 60.0, 10.0
 METHOD = (
     "The job `us_daily_refresh` over the newest sessions, 50 symbols and 3 indices, as `dagster job execute` in a "
     "process of its own (its start and the load of the definitions are in the figure), on an instance configured by "
-    "the same function as `market-pipelines up`: Dagster's storage on the embedded PostgreSQL, events in batches of "
-    "50. Providers are the simulator in its own process, every answer is archived, judged, agreed on and committed "
+    "the same function as `market-pipelines up`: Dagster's storage on the embedded PostgreSQL, events in batches. "
+    "Providers are the simulator in its own process, every answer is archived, judged, agreed on and committed "
     "with fsync on; each repetition begins with an empty data folder. What Dagster adds is that total less the time of "
     "`backfill_daily` doing the same without Dagster. One run a partition is measured over a few sessions and "
     "multiplied."
@@ -184,7 +184,7 @@ def dagster_instance(place: Workplace) -> _Instance:
     variables = {
         **place.environment,
         "DAGSTER_HOME": str(write_dagster_home(place.home).folder),
-        "DAGSTER_EVENT_BATCH_SIZE": "50",
+        **BATCHES,
         STORAGE_VARIABLE: url,
     }
     return _Instance(place, variables, url)

@@ -18,6 +18,7 @@ import requests
 
 from market_pipelines.cli.dagster_client import DagsterClient, DagsterError, Location
 from market_pipelines.cli.dagster_home import (
+    BATCHES,
     LOCATION,
     STORAGE_VARIABLE,
     DagsterHome,
@@ -172,8 +173,7 @@ class _Platform:
             "MARKET_PIPELINES_HOME": str(self.settings.home),
             "MARKET_PIPELINES_SIMULATOR": "on" if simulated else "off",
             "DAGSTER_HOME": str(dagster_home.folder),
-            # Undocumented; halves the time of a run over a range of partitions.
-            "DAGSTER_EVENT_BATCH_SIZE": "50",
+            **BATCHES,
             STORAGE_VARIABLE: self._storage,
             "PYTHONUNBUFFERED": "1",
         }
