@@ -23,7 +23,7 @@ from market_pipelines.pipeline.settle import DAILY, SettleReport, settle_daily
 from market_pipelines.providers.protocol import DailyProvider
 from market_pipelines.redaction import redact
 from market_pipelines.store.coverage import missing
-from market_pipelines.store.ledger import JobStatus, job_finished, job_started
+from market_pipelines.store.ledger import JobStatus, hold_job, job_finished, job_started, write_off_jobs
 from market_pipelines.store.reference import write_instruments
 
 BATCH = 10
@@ -100,6 +100,7 @@ def logged_job(
     """Keeps a line in `etl_job_logs` from start to end, whatever the end is."""
     job = Job()
     with platform.database.connection() as connection:
+        write_off_jobs(connection, platform.clock())
         job_id = job_started(
             connection,
             job_name=name,
@@ -110,7 +111,9 @@ def logged_job(
             dagster_run_id=dagster_run_id,
         )
     try:
-        yield job
+        with platform.database.connection() as held:
+            hold_job(held, job_id)
+            yield job
     except BaseException as error:
         job.status = JobStatus.FAILURE
         job.notes.append(f"{type(error).__name__}: {error}")

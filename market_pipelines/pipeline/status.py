@@ -22,7 +22,7 @@ from market_pipelines.providers.registry import limits
 from market_pipelines.store import schema
 from market_pipelines.store.bars import INDICES, STOCKS
 from market_pipelines.store.coverage import conditions
-from market_pipelines.store.ledger import Job, recent_jobs
+from market_pipelines.store.ledger import Job, recent_jobs, write_off_jobs
 from market_pipelines.store.overview import ProviderActivity, provider_activity, server_facts
 from market_pipelines.store.read_bars import latest_sessions
 
@@ -205,4 +205,5 @@ def _coverage(platform: Platform, market: MarketDefinition) -> MarketCoverage:
 
 def _jobs(platform: Platform) -> tuple[Job, ...]:
     with platform.database.connection() as connection:
+        write_off_jobs(connection, platform.clock())
         return tuple(recent_jobs(connection, limit=JOBS))

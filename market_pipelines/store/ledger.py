@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, LiteralString
 
@@ -214,6 +214,12 @@ def quota_use(connection: Transaction) -> list[QuotaUse]:
     return [QuotaUse(*row) for row in rows]
 
 
+_JOB_LOCKS = 0x4A4F4253
+"""The class of the advisory locks of running jobs."""
+_UNTIL_HELD = timedelta(minutes=1)
+"""A job is written down a moment before it is held."""
+
+
 def job_started(
     connection: Transaction,
     *,
@@ -242,6 +248,39 @@ def job_started(
         ),
     ).fetchone()
     return int(_only(row)[0])
+
+
+def hold_job(connection: Transaction, job_id: int) -> None:
+    """Says that the job's process lives, for as long as this transaction does; it may idle for hours."""
+    connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+    connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_JOB_LOCKS, job_id))
+
+
+def write_off_jobs(connection: Transaction, at: datetime) -> int:
+    """Ends the jobs whose process was killed: those that run by the log and that nobody holds."""
+    done = connection.execute(
+        """
+        WITH running AS MATERIALIZED (
+            SELECT job_id FROM market.etl_job_logs
+            WHERE status = %(running)s AND started_at < %(at)s::timestamptz - %(grace)s::interval
+        ),
+        dead AS MATERIALIZED (
+            SELECT job_id FROM running WHERE pg_try_advisory_xact_lock(%(locks)s, job_id::integer)
+        )
+        UPDATE market.etl_job_logs AS log
+        SET status = %(failure)s, finished_at = %(at)s, error = 'the process ended without a word'
+        FROM dead
+        WHERE log.job_id = dead.job_id
+        """,
+        {
+            "running": str(JobStatus.RUNNING),
+            "failure": str(JobStatus.FAILURE),
+            "at": checked_instant(at, "at"),
+            "grace": _UNTIL_HELD,
+            "locks": _JOB_LOCKS,
+        },
+    )
+    return done.rowcount
 
 
 def job_finished(

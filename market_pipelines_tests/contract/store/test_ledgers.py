@@ -16,12 +16,14 @@ from market_pipelines.store.ledger import (
     FetchRecord,
     JobStatus,
     fetches,
+    hold_job,
     job_finished,
     job_started,
     quota_use,
     recent_jobs,
     record_fetch,
     requests_since,
+    write_off_jobs,
 )
 from market_pipelines.store.quarantine import quarantine_rows, read_quarantine
 from market_pipelines_tests.contract.store.frames import KNOWN, LATER, LATEST, consensus, day
@@ -166,6 +168,30 @@ class TestJobs:
             assert [job.started_at for job in recent_jobs(connection)] == [LATEST, LATER, KNOWN]
             assert [job.market for job in recent_jobs(connection, market="us", limit=1)] == ["us"]
             assert [job.market for job in recent_jobs(connection, job_name="pl_job")] == ["pl"]
+
+    def test_a_job_whose_process_is_gone_is_written_off_and_one_that_lives_is_not(
+        self, fresh_database: Database
+    ) -> None:
+        with fresh_database.connection() as connection:
+            alive, _ = (
+                job_started(connection, job_name=name, kind="refresh", market="us", symbols=[], started_at=KNOWN)
+                for name in ("alive", "gone")
+            )
+        with fresh_database.connection() as held:
+            hold_job(held, alive)
+            with fresh_database.connection() as connection:
+                assert write_off_jobs(connection, LATER) == 1
+                states = {job.job_name: (job.status, job.error) for job in recent_jobs(connection)}
+        assert states["alive"] == (JobStatus.RUNNING, None)
+        assert states["gone"] == (JobStatus.FAILURE, "the process ended without a word")
+        with fresh_database.connection() as connection:
+            assert write_off_jobs(connection, LATER) == 1
+            assert recent_jobs(connection, job_name="alive")[0].finished_at == LATER
+
+    def test_a_job_that_has_only_just_been_written_down_is_left_alone(self, fresh_database: Database) -> None:
+        with fresh_database.connection() as connection:
+            job_started(connection, job_name="new", kind="refresh", market="us", symbols=[], started_at=KNOWN)
+            assert write_off_jobs(connection, KNOWN + timedelta(seconds=59)) == 0
 
     def test_a_job_that_never_started_cannot_be_finished(self, fresh_database: Database) -> None:
         with fresh_database.connection() as connection, pytest.raises(LookupError, match="4711"):
