@@ -25,7 +25,8 @@ _CHATTY = {
     "urllib3": logging.WARNING,
     "alembic": logging.WARNING,
     "asyncio": logging.WARNING,
-    # It tells of each of its attempts to reach a server that is gone; whoever waits for one is told once.
+    # They tell of each attempt to reach a server that is gone and of each rollback there; whoever asked is told once.
+    "psycopg": logging.ERROR,
     "psycopg.pool": logging.ERROR,
     # Attempts that pass by themselves are counted in the result.
     "stamina": logging.ERROR,

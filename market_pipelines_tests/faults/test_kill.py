@@ -250,6 +250,7 @@ def test_a_killed_database_server_ends_a_backfill_with_a_sentence_and_the_next_r
     assert process.returncode == 1, err
     assert out == ""
     assert time.monotonic() - began < 20, "nobody waits long for a server that is gone"
+    assert len(err.splitlines()) == 2, err
     announced, sentence = err.splitlines()
     assert "simulated" in announced
     assert sentence.startswith("error: the ")
