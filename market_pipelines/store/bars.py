@@ -13,6 +13,7 @@ from functools import reduce
 from operator import add
 from typing import LiteralString
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from psycopg import errors, sql
@@ -267,7 +268,7 @@ def _write(
     known_empty: bool | None = None,
 ) -> Written:
     checked_instant(known_at, "known_at")
-    rows = checked_frame(frame, target.columns, target.key)
+    rows = _in_key_order(checked_frame(frame, target.columns, target.key), target.key)
     if known_empty is None:
         known_empty = not rows.empty and not _any_stored_of(connection, target, rows)
     if known_empty and _copy_in(connection, target, rows, known_at):
@@ -283,6 +284,13 @@ def _write(
         inserted, revised = changed.get(str(symbol), (0, 0))
         by_symbol[str(symbol)] = WriteCounts(inserted, revised, int(count) - inserted - revised)
     return Written.of(by_symbol)
+
+
+def _in_key_order(rows: pd.DataFrame, key: Sequence[str]) -> pd.DataFrame:
+    """Writers who take the same rows in the same order wait for each other; in any other they can deadlock."""
+    ranks = [pd.factorize(rows[name], sort=True)[0] for name in key]
+    order = np.lexsort(ranks[::-1])
+    return rows if bool((order[1:] > order[:-1]).all()) else rows.take(order)
 
 
 def _copy_in(connection: Transaction, target: _Target, rows: pd.DataFrame, known_at: datetime) -> bool:
