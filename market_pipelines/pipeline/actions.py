@@ -34,8 +34,12 @@ def collect_actions(
     counts = WriteCounts()
     seen: list[CorporateAction] = []
     answers = 0
+    # By symbol: runs that overlap then wait for each other instead of blocking each other.
+    read = sorted(
+        _answers(platform, market, instruments, run_id), key=lambda one: (one.fetch.symbol, one.fetch.fetched_at)
+    )
     with platform.database.connection() as connection:
-        for answer in _answers(platform, market, instruments, run_id):
+        for answer in read:
             if not answer.parsed.actions_known:
                 continue
             answers += 1
