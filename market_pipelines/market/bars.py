@@ -65,7 +65,7 @@ def validate_consensus(bars: pd.DataFrame) -> pd.DataFrame:
 @cache
 def _schemas() -> dict[str, pa.DataFrameSchema]:
     """Built on first use: importing pandera takes longer than everything else in this package together."""
-    import pandera.pandas as pa  # noqa: PLC0415
+    import pandera.pandas as pa  # noqa: PLC0415 (slow to import, and seldom needed)
 
     def text(*accepted: str) -> pa.Column:
         return pa.Column("str", pa.Check.isin(accepted) if accepted else None)

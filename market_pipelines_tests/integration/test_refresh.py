@@ -13,9 +13,10 @@ import pytest
 from market_pipelines import redaction
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.outcomes import Outcome
-from market_pipelines.pipeline.refresh import incomplete, instruments_of
+from market_pipelines.pipeline.refresh import incomplete, instruments_of, logged_job
 from market_pipelines.settings import Settings, SettingsError
 from market_pipelines.simulator.server import Simulator
+from market_pipelines.store.ledger import JobStatus, recent_jobs, write_off_jobs
 from market_pipelines.store.read_bars import read_prices
 from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.faults.house import (
@@ -356,3 +357,14 @@ def test_bad_rows_are_not_counted_as_agreement(house: House) -> None:
     assert quarantined(house) == {("AAPL", day, "unit_error")}
     assert house.rows("SELECT DISTINCT condition FROM market.stock_prices") == [("available",)]
     assert untrue_rows(house) == []
+
+
+def test_a_job_is_held_while_it_works_and_written_off_only_when_nobody_holds_it(house: House) -> None:
+    platform = house.platform
+    much_later = platform.clock() + timedelta(hours=3)
+    with logged_job(platform, "long", "daily", platform.market("us"), ["AAPL"]) as job:
+        with platform.database.connection() as connection:
+            assert write_off_jobs(connection, much_later) == 0
+        job.processed = 1
+    with platform.database.connection() as connection:
+        assert [(one.status, one.records_processed) for one in recent_jobs(connection)] == [(JobStatus.SUCCESS, 1)]

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import psycopg
 import pytest
+from psycopg import sql
 
 from market_pipelines.store.bars import (
     INDICES,
@@ -128,6 +129,18 @@ class BarWriterContract:
         with fresh_database.connection() as connection:
             assert self.write(connection, self.rows(), KNOWN).total == WriteCounts()
             assert self.read(connection).empty
+
+    def test_new_rows_are_taken_in_key_order_whatever_order_they_come_in(self, fresh_database: Database) -> None:
+        frame = self.rows(
+            *((symbol, f"2026-03-{number:02}", 200.0) for symbol in ("MSFT", "AAPL") for number in (6, 3, 5, 2, 4))
+        )
+        with fresh_database.connection() as connection:
+            self.write(connection, frame, KNOWN)
+            taken = connection.execute(
+                sql.SQL("SELECT symbol, session FROM market.{} ORDER BY ctid").format(sql.Identifier(self.table))
+            ).fetchall()
+        assert len(taken) == len(frame)
+        assert taken == sorted(taken), "two writers of the same rows in different orders can deadlock"
 
     def test_writers_at_the_same_time_lose_nothing_and_repeat_nothing(self, fresh_database: Database) -> None:
         sessions = [f"2026-03-{number:02}" for number in range(2, 28)]
