@@ -147,7 +147,7 @@ class TestARunningPlatform:
     def test_a_signal_during_a_run_cancels_it_and_leaves_nothing(self, serving: Platform) -> None:
         client = serving.client()
         location = client.location(LOCATION)
-        partitions = client.partitions(["us", "stock_prices"], 200)
+        partitions = client.partitions(["us", "stock_prices"], 2000)
         assert location is not None
         assert partitions is not None
         span = {
