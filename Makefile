@@ -15,7 +15,7 @@ NEW_ENOUGH := -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 1
 
 unexport DAGSTER_HOME
 
-.PHONY: help env up down test check format bench lock clean
+.PHONY: help env up down test check format bench fuzz lock clean
 
 help:
 	@echo "make up      run everything here (ARGS=\"--dagster-port 3100\" passes options); Ctrl-C stops it"
@@ -24,6 +24,7 @@ help:
 	@echo "make check   formatting, lint, types, floors, Dagster definitions"
 	@echo "make format  put the formatting right"
 	@echo "make bench   the benchmarks"
+	@echo "make fuzz    a million damaged answers through every reader (ARGS=\"--inputs 20000\")"
 	@echo "make env     only the virtual environment, from the lock"
 	@echo "make lock    resolve the dependencies anew into requirements.lock"
 	@echo "make clean   remove what the tools have left; the data folder stays"
@@ -78,6 +79,9 @@ check: env
 format: env
 	@$(RUN) ruff format .
 	@$(RUN) ruff check --fix .
+
+fuzz: env
+	$(RUN) market_pipelines_tests.fuzz $(ARGS)
 
 bench: env
 	@$(RUN) benchmarks $(ARGS)

@@ -18,8 +18,8 @@ from benchmarks.results import OURS, Figure, Findings, Reading, duration, single
 from benchmarks.workplace import BenchmarkFailed, Workplace, server_clock, workplace
 from market_pipelines.cli.dagster_home import BATCHES, STORAGE_VARIABLE, storage_database, write_dagster_home
 from market_pipelines.market.sessions import trading_calendar
+from market_pipelines.pipeline.backfill import backfill_bars
 from market_pipelines.pipeline.platform import open_platform
-from market_pipelines.pipeline.refresh import backfill_daily
 from market_pipelines.store import schema
 from market_pipelines.store.database import database_name
 
@@ -30,7 +30,7 @@ METHOD = (
     "the same function as `market-pipelines up`: Dagster's storage on the embedded PostgreSQL, events in batches. "
     "Providers are the simulator in its own process, every answer is archived, judged, agreed on and committed "
     "with fsync on; each repetition begins with an empty data folder. What Dagster adds is that total less the time of "
-    "`backfill_daily` doing the same without Dagster. One run a partition is measured over a few sessions and "
+    "`backfill_bars` doing the same without Dagster. One run a partition is measured over a few sessions and "
     "multiplied."
 )
 SESSIONS, SINGLE_RUNS, SHIPPED_SESSIONS = 1_250, 10, 100
@@ -38,7 +38,7 @@ MARKET = "us"
 _JOB = "us_daily_refresh"
 _SHIPPED = "Dagster's shipped event log"
 _ONE_BY_ONE = "a run for each partition"
-_USE_CASE = "`backfill_daily` without Dagster"
+_USE_CASE = "`backfill_bars` without Dagster"
 _RANGE_START, _RANGE_END = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
 
 
@@ -166,7 +166,7 @@ def use_case(sessions: tuple[date, ...]) -> Cost:
     with workplace() as place, open_platform(place.settings) as platform:
         market = platform.market(MARKET)
         cost = cost_of(
-            lambda: backfill_daily(platform, market, market.everything, sessions[0], sessions[-1]),
+            lambda: backfill_bars(platform, market, market.everything, sessions[0], sessions[-1]),
             server_clock(place.server),
         )
         _expect_bars(place, sessions)

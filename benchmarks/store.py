@@ -19,8 +19,9 @@ from benchmarks.workplace import embedded_server, server_clock, temporary_home
 from market_pipelines.market.bars import AVAILABLE, BASES, CONSENSUS_COLUMNS, PROVIDER_BAR_COLUMNS
 from market_pipelines.market.sessions import trading_calendar
 from market_pipelines.store import schema
-from market_pipelines.store.bars import Written, write_prices, write_provider_bars
+from market_pipelines.store.bars import write_prices, write_provider_bars
 from market_pipelines.store.database import Database, Transaction
+from market_pipelines.store.upsert import Written
 from market_pipelines.store.urls import sqlalchemy_url
 
 TARGET = 150_000

@@ -87,11 +87,12 @@ class Workplace:
 
 
 @contextmanager
-def workplace() -> Iterator[Workplace]:
+def workplace(more_listings: int = 0) -> Iterator[Workplace]:
     with temporary_home() as home, embedded_server(home) as server:
         settings = read_settings(env_file=None, market_pipelines_home=home, market_pipelines_simulator="on")
         place = Workplace(home, settings, server)
         command = [sys.executable, "-m", "market_pipelines.cli", "simulate", "--port", "0"]
+        command += ["--more", str(more_listings)]
         with running(command, home, place.environment) as simulator:
             until(lambda: running_simulator(settings), "the simulator", _START_SECONDS, simulator)
             yield place

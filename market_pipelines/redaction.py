@@ -58,7 +58,8 @@ def _any_encoding(character: str) -> str:
     units = character.encode("utf-16-be", "surrogatepass")
     json_escape = "".join(rf"\\+u(?i:{units[i : i + 2].hex()})" for i in range(0, len(units), 2))
     # The escaped form first: of a backslash's own two forms the short one would leave half of the long one.
-    choices = [rf"\\+{re.escape(character)}", re.escape(character), percent, json_escape]
+    # The percent-encoded one before the plain one: of an encoded percent sign the plain one would leave "25".
+    choices = [rf"\\+{re.escape(character)}", percent, re.escape(character), json_escape]
     short = {"\n": "n", "\r": "r", "\t": "t", "\b": "b", "\f": "f"}.get(character)
     if short:
         choices.append(rf"\\+{short}")

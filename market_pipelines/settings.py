@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from annotated_types import Ge, Le
 from dotenv.parser import parse_stream
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from market_pipelines.redaction import MASK, redact, register_secret
@@ -75,8 +75,26 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 DatabaseAddress = Annotated[SecretStr, AfterValidator(_postgresql_address)]
 PerMinute = Annotated[int, Field(ge=1)]
+PerSecond = Annotated[int, Field(ge=0)]
+"""0 means no limit of its own: the one of the minute holds."""
 PerDay = Annotated[int, Field(ge=0)]
 """0 means that the provider sets no daily limit."""
+Percent = Annotated[int, Field(ge=0, le=90)]
+"""Of a daily quota: what is kept back for quotes, so that a backfill cannot use up the day."""
+
+
+RENAMED_PROVIDERS = {
+    "massive": "polygon",
+    "iex": "iex_cloud",
+    "yahoo_finance": "yahoo",
+    "alphavantage": "alpha_vantage",
+}
+"""Other names under which people know a provider."""
+
+
+def provider_name(text: str) -> str:
+    name = text.strip().lower()
+    return RENAMED_PROVIDERS.get(name, name)
 
 
 class Settings(BaseSettings):
@@ -99,18 +117,35 @@ class Settings(BaseSettings):
     postgres_password: SecretStr | None = None
 
     alpha_vantage_api_key: SecretStr | None = None
+    polygon_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("polygon_api_key", "massive_api_key")
+    )
+    iex_cloud_api_key: SecretStr | None = None
+    iex_cloud_sandbox: bool = False
     stooq_api_key: SecretStr | None = None
 
     alpha_vantage_base_url: WebAddress | None = None
     yahoo_base_url: WebAddress | None = None
+    polygon_base_url: WebAddress | None = None
+    iex_cloud_base_url: WebAddress | None = None
     stooq_base_url: WebAddress | None = None
 
     alpha_vantage_rate_limit: PerMinute = 60
+    alpha_vantage_rate_limit_second: PerSecond = 1
     alpha_vantage_daily_quota: PerDay = 25
     yahoo_rate_limit: PerMinute = 120
+    yahoo_rate_limit_second: PerSecond = 0
     yahoo_daily_quota: PerDay = 0
+    polygon_rate_limit: PerMinute = 5
+    polygon_rate_limit_second: PerSecond = 0
+    polygon_daily_quota: PerDay = 0
+    iex_cloud_rate_limit: PerMinute = 300
+    iex_cloud_rate_limit_second: PerSecond = 0
+    iex_cloud_daily_quota: PerDay = 0
     stooq_rate_limit: PerMinute = 60
+    stooq_rate_limit_second: PerSecond = 0
     stooq_daily_quota: PerDay = 0
+    quote_reserve: Percent = 20
 
     primary_provider: str | None = None
     fallback_providers: Annotated[tuple[str, ...] | None, NoDecode] = None
@@ -128,13 +163,13 @@ class Settings(BaseSettings):
     @field_validator("primary_provider", mode="before")
     @classmethod
     def _name_as_it_is_registered(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
+        return provider_name(value) if isinstance(value, str) else value
 
     @field_validator("fallback_providers", mode="before")
     @classmethod
     def _names_between_commas(cls, value: object) -> object:
         if isinstance(value, str):
-            return tuple(name.strip().lower() for name in value.split(",") if name.strip())
+            return tuple(provider_name(name) for name in value.split(",") if name.strip())
         return value
 
     @model_validator(mode="after")
@@ -171,15 +206,27 @@ class Settings(BaseSettings):
 
     @property
     def has_provider_key(self) -> bool:
-        return self.alpha_vantage_api_key is not None or self.stooq_api_key is not None
+        return any(key is not None for key in self._provider_keys)
 
     @property
     def names_a_provider_address(self) -> bool:
-        return any((self.alpha_vantage_base_url, self.yahoo_base_url, self.stooq_base_url))
+        return any(
+            (
+                self.alpha_vantage_base_url,
+                self.yahoo_base_url,
+                self.polygon_base_url,
+                self.iex_cloud_base_url,
+                self.stooq_base_url,
+            )
+        )
+
+    @property
+    def _provider_keys(self) -> tuple[SecretStr | None, ...]:
+        return (self.alpha_vantage_api_key, self.polygon_api_key, self.iex_cloud_api_key, self.stooq_api_key)
 
     def secrets(self) -> tuple[str, ...]:
         """Everything that must never be seen: keys, passwords, and the password inside a database address."""
-        values = [self.postgres_password, self.alpha_vantage_api_key, self.stooq_api_key]
+        values = [self.postgres_password, *self._provider_keys]
         texts = [value.get_secret_value() for value in values if value is not None]
         if self.database_url is not None:
             texts.append(_password_of(self.database_url.get_secret_value()))

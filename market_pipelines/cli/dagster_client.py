@@ -37,7 +37,7 @@ mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) { __t
     ... on RunConfigValidationInvalid { errors { message } }
     ... on PipelineNotFoundError { message } } }"""
 _RUNS = """
-query ($filter: RunsFilter) { runsOrError(filter: $filter) { __typename
+query ($filter: RunsFilter, $limit: Int) { runsOrError(filter: $filter, limit: $limit) { __typename
     ... on Runs { results { runId status jobName } } ... on PythonError { message } } }"""
 _TERMINATE = """
 mutation ($ids: [String!]!, $policy: TerminateRunPolicy) {
@@ -148,6 +148,9 @@ class DagsterClient:
         found = self._runs({"runIds": [run]})
         return str(found[0]["status"]) if found else "NOT_FOUND"
 
+    def has_succeeded(self, job: str) -> bool:
+        return bool(self._runs({"pipelineName": job, "statuses": ["SUCCESS"]}, limit=1))
+
     def runs_in_progress(self, statuses: Sequence[str] = _IN_PROGRESS) -> list[str]:
         return [str(run["runId"]) for run in self._runs({"statuses": list(statuses)})]
 
@@ -206,8 +209,8 @@ class DagsterClient:
             if (finished and not answer["hasMore"]) or wait(0 if answer["hasMore"] else 1):
                 return
 
-    def _runs(self, filters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        answer = self._ask(_RUNS, {"filter": dict(filters)})["runsOrError"]
+    def _runs(self, filters: Mapping[str, Any], limit: int | None = None) -> list[dict[str, Any]]:
+        answer = self._ask(_RUNS, {"filter": dict(filters), "limit": limit})["runsOrError"]
         if answer["__typename"] != "Runs":
             raise DagsterError(answer.get("message", answer["__typename"]))
         return list(answer["results"])

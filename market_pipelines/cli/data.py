@@ -12,23 +12,28 @@ from typing import Annotated, Any
 import typer
 
 from market_pipelines.cli.door import From, Interval, Json, Symbols, To, a_day, read_door_settings, symbols_in
-from market_pipelines.cli.output import ExitCode, emit_json, emit_table, interruption_code, progress, say
+from market_pipelines.cli.output import ExitCode, emit_json, emit_table, interruption_code, lasting, progress, say
 from market_pipelines.market.consensus import SIMULATED_PREFIX
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.market.sessions import trading_calendar
-from market_pipelines.pipeline.estimate import Estimate, estimate_daily
+from market_pipelines.pipeline.backfill import backfill_bars, incomplete
+from market_pipelines.pipeline.estimate import Estimate, estimate
 from market_pipelines.pipeline.fetch import ATTEMPTS
+from market_pipelines.pipeline.intraday import refresh_intraday
+from market_pipelines.pipeline.limiter import Purpose
 from market_pipelines.pipeline.platform import Platform, open_platform
-from market_pipelines.pipeline.refresh import SymbolResult, backfill_daily, incomplete, instruments_of, refresh_daily
+from market_pipelines.pipeline.refresh import instruments_of, refresh_daily
 from market_pipelines.pipeline.reparse import reparse as reparse_market
+from market_pipelines.pipeline.results import SymbolResult
 from market_pipelines.pipeline.settle import DAILY
 from market_pipelines.providers.protocol import DailyProvider
 from market_pipelines.settings import SimulatorUse
 from market_pipelines.store.reference import read_instruments
 
 SESSIONS_BY_DEFAULT = 30
+INTRADAY_SESSIONS = 5
 
 Market = Annotated[str, typer.Option("--market", help="The market whose providers and calendar count.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say how many requests it would cost, and ask nobody.")]
@@ -54,24 +59,36 @@ def pull(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Fetch bars, archive the answers, validate and store them. Without days: the last 30 sessions.
+    """Fetch bars, archive the answers, validate and store them. Without days: the last 30 sessions (5 within them).
 
     Exit code 3 when symbols failed, 4 when all of those failed because no provider is authorised.
     """
     wanted = symbols_in(symbols)
-    with _platform(asks=not dry_run) as platform:
+    with platform_of_commands(asks=not dry_run) as platform:
         definition = platform.market(market)
-        days = _days(platform, definition, start, end)
+        days = _days(platform, definition, start, end, interval)
         chain = _chain(platform, provider)
         instruments = instruments_of(definition, wanted)
         if dry_run:
-            estimate = estimate_daily(platform, definition, instruments, days.start, days.end, providers=chain)
-            _show_estimate(definition, interval, days, estimate, as_json)
+            cost = estimate(platform, definition, instruments, days.start, days.end, interval=interval, providers=chain)
+            _show_estimate(definition, interval, days, cost, as_json)
             return
         with progress("pull") as done:
-            report = refresh_daily(
-                platform, definition, instruments, days.start, days.end, providers=chain, progress=done
-            )
+            if interval == DAILY:
+                report = refresh_daily(
+                    platform, definition, instruments, days.start, days.end, providers=chain, progress=done
+                )
+            else:
+                report = refresh_intraday(
+                    platform,
+                    definition,
+                    instruments,
+                    days.start,
+                    days.end,
+                    interval=interval,
+                    providers=chain,
+                    progress=done,
+                )
         shown = _Days(report.start, report.end)
         _show(
             _document(platform, definition, interval, shown, report.symbols, report.sessions), report.symbols, as_json
@@ -94,16 +111,26 @@ def backfill(
     """Fill a range for all shares and indices of a market. It may be interrupted: a second run goes on."""
     wanted = symbols_in(symbols or ())
     began = time.monotonic()
-    with _platform(asks=not dry_run) as platform:
+    with platform_of_commands(asks=not dry_run) as platform:
         definition = platform.market(market)
-        days = _days(platform, definition, start, end)
+        days = _days(platform, definition, start, end, interval)
         instruments = instruments_of(definition, wanted) if wanted else definition.everything
         if dry_run:
-            lacking = instruments if again else incomplete(platform, definition, instruments, days.start, days.end)
-            estimate = estimate_daily(platform, definition, lacking, days.start, days.end)
-            _show_estimate(definition, interval, days, estimate, as_json)
+            lacking = (
+                instruments if again else incomplete(platform, definition, instruments, days.start, days.end, interval)
+            )
+            cost = estimate(
+                platform,
+                definition,
+                lacking,
+                days.start,
+                days.end,
+                interval=interval,
+                purpose=Purpose.BACKFILL,
+            )
+            _show_estimate(definition, interval, days, cost, as_json)
             return
-        filled = _fill(platform, definition, instruments, days, again)
+        filled = _fill(platform, definition, instruments, days, again, interval)
         sessions = trading_calendar(definition.mic, platform.clock()).sessions(days.start, days.end)
         document = _document(platform, definition, interval, days, filled.results, len(sessions)) | {
             "seconds": round(time.monotonic() - began, 3),
@@ -129,7 +156,7 @@ def reparse(
 ) -> None:
     """Rebuild bars from the archived answers with today's parsers and rules. Asks nobody."""
     wanted = symbols_in(symbols or ())
-    with _platform(asks=False) as platform:
+    with platform_of_commands(asks=False) as platform:
         definition = platform.market(market)
         with progress("reparse") as done:
             report = reparse_market(platform, definition, _archived(platform, definition, wanted), done)
@@ -180,7 +207,12 @@ class _Filled:
 
 
 def _fill(
-    platform: Platform, market: MarketDefinition, instruments: Sequence[Instrument], days: _Days, again: bool
+    platform: Platform,
+    market: MarketDefinition,
+    instruments: Sequence[Instrument],
+    days: _Days,
+    again: bool,
+    interval: str,
 ) -> _Filled:
     """Backfills until it is done or interrupted; what is committed by then is told either way."""
     filled = _Filled()
@@ -191,12 +223,13 @@ def _fill(
             show(done, total, symbol)
 
         try:
-            filled.skipped = backfill_daily(
+            filled.skipped = backfill_bars(
                 platform,
                 market,
                 instruments,
                 days.start,
                 days.end,
+                interval=interval,
                 again=again,
                 progress=report,
                 batch_done=filled.results.extend,
@@ -207,7 +240,7 @@ def _fill(
 
 
 @contextmanager
-def _platform(*, asks: bool) -> Iterator[Platform]:
+def platform_of_commands(*, asks: bool) -> Iterator[Platform]:
     settings = read_door_settings()
     with open_platform(settings, asks=asks) as platform:
         if platform.database.server is not None:
@@ -218,20 +251,25 @@ def _platform(*, asks: bool) -> Iterator[Platform]:
                 say("The data is simulated, because MARKET_PIPELINES_SIMULATOR is on.")
             else:
                 say(
-                    "The data is simulated, because no provider key is set. Real data: set ALPHA_VANTAGE_API_KEY or "
-                    "STOOQ_API_KEY, or MARKET_PIPELINES_SIMULATOR=off to ask whoever needs no key."
+                    "The data is simulated, because no provider key is set. Real data: set ALPHA_VANTAGE_API_KEY, "
+                    "POLYGON_API_KEY or STOOQ_API_KEY, or MARKET_PIPELINES_SIMULATOR=off to ask whoever needs no key."
                 )
         yield platform
 
 
-def _days(platform: Platform, market: MarketDefinition, start: date | None, end: date | None) -> _Days:
-    """The asked range; what is not said ends at the last closed session and is thirty sessions long."""
+def _days(
+    platform: Platform, market: MarketDefinition, start: date | None, end: date | None, interval: str = DAILY
+) -> _Days:
+    """The asked range; what is not said ends at the last closed session, for intervals within the session at the
+    one that goes on, and is thirty sessions long (five)."""
     now = platform.clock()
     calendar = trading_calendar(market.mic, now)
     last = end if end is not None else calendar.last_closed(now)
+    if end is None and interval != DAILY and calendar.is_open(now):
+        last = calendar.local_date(now)
     if start is None:
         before = calendar.sessions(market.since, last)
-        start = before[-SESSIONS_BY_DEFAULT:][0] if before else last
+        start = before[-(SESSIONS_BY_DEFAULT if interval == DAILY else INTRADAY_SESSIONS) :][0] if before else last
     if end is None and start > last and start <= calendar.local_date(now):
         last = start
     if start > last:
@@ -334,6 +372,7 @@ def _show_estimate(market: MarketDefinition, interval: str, days: _Days, estimat
                 "dry_run": True,
                 "symbols": estimate.symbols,
                 "requests": {"best": estimate.best, "worst": estimate.worst, "attempts": ATTEMPTS},
+                "seconds": round(estimate.seconds, 1),
                 "providers": [
                     {
                         "provider": cost.provider,
@@ -343,10 +382,13 @@ def _show_estimate(market: MarketDefinition, interval: str, days: _Days, estimat
                         "worst": cost.worst,
                         "fits": cost.fits,
                         "per_minute": cost.per_minute,
+                        "seconds": round(cost.seconds, 1),
+                        "left": cost.left,
                         "quota": {
                             "limit": cost.quota.limit,
                             "used": cost.quota.used,
                             "remaining": cost.quota.remaining,
+                            "reserve": cost.quota.reserve,
                             "resets_at": cost.quota.resets_at,
                         },
                     }
@@ -356,7 +398,7 @@ def _show_estimate(market: MarketDefinition, interval: str, days: _Days, estimat
         )
         return
     emit_table(
-        ("provider", "best case", "worst case", "used today", "quota", "resets", "note"),
+        ("provider", "best case", "worst case", "used today", "quota", "for quotes", "left", "lasts", "resets", "note"),
         [
             (
                 cost.provider,
@@ -364,8 +406,11 @@ def _show_estimate(market: MarketDefinition, interval: str, days: _Days, estimat
                 cost.worst,
                 cost.quota.used,
                 "none" if cost.quota.limit is None else str(cost.quota.limit),
+                cost.quota.reserve or None,
+                "any number" if cost.left is None else str(cost.left),
+                lasting(cost.seconds),
                 f"{cost.quota.resets_at:%Y-%m-%d %H:%M} UTC",
-                cost.reason or ("" if cost.fits else "the worst case is more than today's quota"),
+                cost.reason or ("" if cost.fits else "the worst case is more than is left of today"),
             )
             for cost in estimate.providers
         ],
@@ -373,5 +418,6 @@ def _show_estimate(market: MarketDefinition, interval: str, days: _Days, estimat
     say(
         f"{len(estimate.symbols)} symbols, {days.start} to {days.end}: {estimate.best} requests if the first provider "
         f"delivers everything, {estimate.worst} if the whole chain is asked for everything; in passing trouble a "
-        f"request is made up to {ATTEMPTS} times. Nothing was asked."
+        f"request is made up to {ATTEMPTS} times. At the limits the worst case lasts {lasting(estimate.seconds)}. "
+        "Nothing was asked."
     )

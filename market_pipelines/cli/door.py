@@ -12,9 +12,10 @@ from typing import Annotated, Any, TextIO, cast
 import typer
 
 from market_pipelines.logs import configure_logs
+from market_pipelines.market.intraday import INTERVALS
 from market_pipelines.settings import Settings, read_settings
 
-SERVED_INTERVALS = ("1d",)
+SERVED_INTERVALS = ("1d", *INTERVALS)
 
 _SYMBOL = re.compile(r"[A-Z0-9^][A-Z0-9.^\-]{0,15}")
 

@@ -12,19 +12,38 @@ from market_pipelines.cli.dagster_client import FINISHED, DagsterClient, Dagster
 
 SESSIONS = 40
 """More than the thirty that the UI should show, and few enough for one cheap run."""
-
-_JOB_ENDING = "_daily_refresh"
+INTRADAY_SESSIONS = 5
 _RANGE_START = "dagster/asset_partition_range_start"
 _RANGE_END = "dagster/asset_partition_range_end"
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """One job of every market, and what it fills."""
+
+    job_ending: str
+    asset: str = ""
+    """Its newest sessions are looked at; empty: the job has no sessions and runs where it has never succeeded."""
+    sessions: int = 0
+
+    def job(self, market: str) -> str:
+        return f"{market}{self.job_ending}"
+
+
+STAGES = (
+    Stage("_daily_refresh", "stock_prices", SESSIONS),
+    Stage("_intraday_refresh", "stock_prices_intraday", INTRADAY_SESSIONS),
+    Stage("_weekly_refresh"),
+)
+"""One after another: bars within sessions are compared with the daily ones."""
+
+
+@dataclass(frozen=True, slots=True)
 class Refresh:
-    """One market's sessions to fill, and the run that fills them."""
+    """What is filled of one market, and the run that fills it."""
 
     market: str
-    start: str
-    end: str
+    what: str
     run: str
 
 
@@ -43,22 +62,38 @@ def told(event: Event) -> str:
             return ""
 
 
-def markets_of(location: Location) -> list[str]:
-    return sorted(job.removesuffix(_JOB_ENDING) for job in location.jobs if job.endswith(_JOB_ENDING))
+def markets_of(location: Location, stage: Stage) -> list[str]:
+    return sorted(job.removesuffix(stage.job_ending) for job in location.jobs if job.endswith(stage.job_ending))
 
 
 def refresh_all(
     client: DagsterClient, location: Location, wait: Callable[[float], bool], say: Callable[[str], None]
 ) -> bool:
-    """Launches what is missing, for all markets at once, and follows it. False when not all of it succeeded.
+    """Launches what is missing, stage by stage for all markets at once, and follows it. False when not all of it
+    succeeded.
 
     `wait` sleeps for so many seconds and says True when it is time to leave.
     """
+    succeeded = True
+    for stage in STAGES:
+        succeeded = _refresh(client, location, stage, wait, say) and succeeded
+        if wait(0):
+            return False
+    return succeeded
+
+
+def _refresh(
+    client: DagsterClient,
+    location: Location,
+    stage: Stage,
+    wait: Callable[[float], bool],
+    say: Callable[[str], None],
+) -> bool:
     launched: list[Refresh] = []
     succeeded = True
-    for market in markets_of(location):
+    for market in markets_of(location, stage):
         try:
-            refresh = _launch(client, location, market, say)
+            refresh = _launch(client, location, stage, market, say)
         except DagsterError as error:
             succeeded = False
             say(f"{market}: the first refresh cannot be launched: {_first_line(str(error))}")
@@ -74,25 +109,34 @@ def refresh_all(
         if status not in FINISHED:
             return False  # we were told to leave
         succeeded = succeeded and status == "SUCCESS"
-        say(f"{refresh.market}: {refresh.start} to {refresh.end}: {status.lower()} (run {refresh.run[:8]})")
+        say(f"{refresh.market}: {refresh.what}: {status.lower()} (run {refresh.run[:8]})")
     return succeeded
 
 
-def _launch(client: DagsterClient, location: Location, market: str, say: Callable[[str], None]) -> Refresh | None:
-    partitions = client.partitions([market, "stock_prices"], SESSIONS)
+def _launch(
+    client: DagsterClient, location: Location, stage: Stage, market: str, say: Callable[[str], None]
+) -> Refresh | None:
+    job = stage.job(market)
+    if not stage.asset:
+        if client.has_succeeded(job):
+            return None
+        run = client.launch(location, job, {})
+        say(f"{market}: {job} (run {run[:8]})")
+        return Refresh(market, job, run)
+    partitions = client.partitions([market, stage.asset], stage.sessions)
     if partitions is None or not partitions.keys:
         say(f"{market}: no sessions to refresh")
         return None
     missing = [key for key in partitions.keys if key not in partitions.filled]
     if not missing:
-        say(f"{market}: the last {len(partitions.keys)} sessions are there already")
+        say(f"{market}: the last {len(partitions.keys)} sessions of {stage.asset} are there already")
         return None
     # One range, filled sessions inside it included: running a session again changes nothing, and splitting
     # the range would cost a run each.
     start, end = min(missing), max(missing)
-    run = client.launch(location, f"{market}{_JOB_ENDING}", {_RANGE_START: start, _RANGE_END: end})
-    say(f"{market}: refreshing {start} to {end} (run {run[:8]})")
-    return Refresh(market, start, end, run)
+    run = client.launch(location, job, {_RANGE_START: start, _RANGE_END: end})
+    say(f"{market}: refreshing {stage.asset} {start} to {end} (run {run[:8]})")
+    return Refresh(market, f"{stage.asset} {start} to {end}", run)
 
 
 def _first_line(text: str) -> str:

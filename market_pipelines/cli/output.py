@@ -108,6 +108,13 @@ def progress(what: str) -> Iterator[Report]:
         yield lambda done, total, last: bar.update(task, completed=done, total=total, last=last)
 
 
+@contextmanager
+def share_done(what: str) -> Iterator[Callable[[float, str], None]]:
+    """As `progress`, for work that is counted as a share of a file."""
+    with progress(what) as report:
+        yield lambda share, last: report(round(1000 * share), 1000, last)
+
+
 def plain(value: object) -> Any:
     """A value as JSON has it: texts redacted, days and instants in ISO 8601, what is not a number null."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -138,6 +145,16 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def lasting(seconds: float) -> str:
+    """A length of time as a person says it."""
+    if seconds < 1:
+        return "under a second"
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
 
 
 def _lines(what: str) -> Report:

@@ -116,7 +116,7 @@ def _write(frame: pd.DataFrame, form: Format, output: Path | None) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
-    _replace(output, content)
+    replace_file(output, content)
     say(f"{len(frame)} bars written to {output}")
 
 
@@ -127,6 +127,8 @@ def encoded(frame: pd.DataFrame, form: Format) -> bytes:
         frame.to_parquet(buffer, index=False, compression="zstd")
         return buffer.getvalue()
     text = frame.assign(session=frame["session"].dt.strftime("%Y-%m-%d"))
+    if "ts" in frame:
+        text = text.assign(ts=frame["ts"].dt.strftime("%Y-%m-%dT%H:%M:%SZ"))
     if form is Format.JSON:
         text = text.assign(as_of=_instants(frame["as_of"]), ingested_at=_instants(frame["ingested_at"]))
         return msgspec.json.encode(text.to_dict("records")) + b"\n"
@@ -147,9 +149,15 @@ def _table(frame: pd.DataFrame) -> None:
         "volume": frame["volume"].map(lambda volume: "-" if math.isnan(volume) else f"{volume:,.0f}"),
         "condition": frame["condition"].where(~frame["provisional"], frame["condition"] + ", provisional"),
     }
-    columns = ("symbol", "session", *VALUE_COLUMNS, "provider", "condition")
+    when: tuple[str, ...] = ("session",)
+    if "ts" in frame:
+        written["ts"] = frame["ts"].dt.strftime("%Y-%m-%d %H:%M")
+        when = ("session", "ts", "phase")
+    columns = ("symbol", *when, *VALUE_COLUMNS, "provider", "condition")
     rows = frame.assign(**written)[list(columns)].to_numpy().tolist()
     title = "adjusted for splits and dividends" if bool(frame["adjusted"].any()) else "as traded"
+    if "ts" in frame:
+        title += "; ts is the start of the bar in UTC"
     emit_table(columns, rows, title, numbers=VALUE_COLUMNS)
 
 
@@ -159,7 +167,7 @@ def _price(value: float) -> str:
     return f"{whole}.{decimals.rstrip('0').ljust(2, '0')}"
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """The whole file or the old one: whoever reads it meanwhile never sees half of it."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:

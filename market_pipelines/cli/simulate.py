@@ -51,6 +51,9 @@ def simulate(
         datetime | None,
         typer.Option(parser=an_instant, metavar="INSTANT", help="Stand still at this time.", show_default=False),
     ] = None,
+    more: Annotated[
+        int, typer.Option(min=0, max=10_000, help="So many more shares of New York: INV0001, INV0002, …")
+    ] = 0,
     attached: Annotated[
         bool, typer.Option("--attached", help="Say the address as JSON, and end when standard input does.")
     ] = False,
@@ -61,7 +64,7 @@ def simulate(
         emit_table(("fault", "accepts", "meaning"), FAULT_HELP)
         return
     settings = read_door_settings()
-    simulator = Simulator(port, seed=seed, faults=fault or (), clock=clock)
+    simulator = Simulator(port, seed=seed, faults=fault or (), clock=clock, more=more)
     if attached:
         # A Ctrl-C at the terminal reaches us too; whoever holds our standard input may still need us then.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

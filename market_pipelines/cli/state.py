@@ -6,16 +6,19 @@ from typing import Any
 
 import typer
 
+from market_pipelines.cli.body import read as read_a_body
 from market_pipelines.cli.door import Json, read_door_settings
 from market_pipelines.cli.output import emit_json, emit_line, emit_table, say, size
+from market_pipelines.cli.quota import AS_USUAL, breaker_document, trouble
+from market_pipelines.cli.quota import register as register_quota
 from market_pipelines.cli.running import Running, running_platform
 from market_pipelines.market.bars import CONDITIONS
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.pipeline.markets import read_markets
 from market_pipelines.pipeline.platform import open_platform
 from market_pipelines.pipeline.simulated import running_simulator, uses_simulator
-from market_pipelines.pipeline.status import PlatformState, platform_state
-from market_pipelines.providers.protocol import DailyProvider
+from market_pipelines.pipeline.status import PlatformState, ProviderState, platform_state
+from market_pipelines.providers.protocol import Capability, DailyProvider, abilities_of
 from market_pipelines.providers.registry import build_providers, limits
 from market_pipelines.providers.symbols import EXCHANGE_ZONES
 
@@ -26,6 +29,8 @@ _NAMES_SHOWN = 5
 
 def register(app: typer.Typer) -> None:
     app.command()(status)
+    provider_commands.command("read")(read_a_body)
+    register_quota(provider_commands)
     app.add_typer(provider_commands, name="provider")
 
 
@@ -60,6 +65,15 @@ def list_providers(as_json: Json = False) -> None:
                 "reason": reason,
                 "simulated": simulated,
                 "basis": provider.basis,
+                "capabilities": {
+                    capability.value: {
+                        "note": ability.note,
+                        "intervals": ability.intervals,
+                        "basis": ability.basis or provider.basis,
+                        "instruments_a_call": ability.most,
+                    }
+                    for capability, ability in abilities_of(provider).items()
+                },
                 "exchanges": [mic for mic in mics if _covers(provider, mic)],
                 "markets": [market.name for market in markets.values() if name in market.providers],
                 "limits": {
@@ -87,6 +101,20 @@ def list_providers(as_json: Json = False) -> None:
             for one in found
         ],
     )
+    emit_table(
+        ("provider", *(capability.value.replace("_", " ") for capability in Capability)),
+        [
+            (one["provider"], *(_mark(one["capabilities"].get(capability.value)) for capability in Capability))
+            for one in found
+        ],
+    )
+    say("What each capability needs and how far back it goes: --json")
+
+
+def _mark(ability: dict[str, Any] | None) -> str:
+    if ability is None:
+        return ""
+    return " ".join(name.removesuffix("min") for name in ability["intervals"]) or "yes"
 
 
 def _covers(provider: DailyProvider, mic: str) -> bool:
@@ -118,8 +146,13 @@ def _document(state: PlatformState, running: Running | None, simulator: str | No
                     "limit": one.quota.limit,
                     "used": one.quota.used,
                     "remaining": one.quota.remaining,
+                    "reserve": one.quota.reserve,
                     "resets_at": one.quota.resets_at,
                 },
+                "breaker": breaker_document(one.limits),
+                "blocked_until": one.limits.blocked_until,
+                "wrong": trouble(one.limits, one.reason)[0],
+                "next": trouble(one.limits, one.reason)[1],
                 "last_outcome": one.last_outcome,
                 "last_reason": one.last_reason,
                 "last_at": one.last_at,
@@ -174,17 +207,28 @@ def _show(state: PlatformState, running: Running | None, simulator: str | None) 
     emit_line("Stream     not running")
     emit_line("")
     emit_table(
-        ("provider", "ready", "today", "quota", "last outcome", "last asked (UTC)", "failed in 24 h", "note"),
+        (
+            "provider",
+            "ready",
+            "breaker",
+            "today",
+            "quota left",
+            "last outcome",
+            "last asked (UTC)",
+            "failed in 24 h",
+            "note",
+        ),
         [
             (
                 one.provider + (" (simulated)" if one.simulated else ""),
                 one.ready,
+                one.limits.breaker.state.value.replace("_", "-"),
                 one.requests_today,
-                "none" if one.quota.limit is None else f"{one.quota.used} of {one.quota.limit}",
+                "no limit" if one.quota.limit is None else f"{one.quota.remaining} of {one.quota.limit}",
                 one.last_outcome,
                 one.last_at,
                 "-" if one.failed_share is None else f"{one.failed_24h} of {one.requests_24h} ({one.failed_share:.0%})",
-                one.reason or one.last_reason,
+                _note(one),
             )
             for one in state.providers
         ],
@@ -231,6 +275,12 @@ def _show(state: PlatformState, running: Running | None, simulator: str | None) 
         ],
         "Jobs",
     )
+
+
+def _note(one: ProviderState) -> str:
+    """What is wrong and what happens next; where nothing is, what the provider said last."""
+    wrong, comes = trouble(one.limits, one.reason)
+    return one.last_reason if comes == AS_USUAL else f"{wrong}; {comes}"
 
 
 def _names(symbols: tuple[str, ...]) -> str:

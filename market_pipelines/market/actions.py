@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import date
 from enum import StrEnum
+from fractions import Fraction
 from math import isfinite
 from typing import Literal
 
@@ -51,6 +52,21 @@ class CorporateAction:
     value: float
     """Split: new shares for one old (4.0 for 4:1, 0.1 for 1:10). Dividend: cash per share as paid on the
     ex-date, not restated for later splits. A split of the same ex-date has already happened to that share."""
+
+    @property
+    def odd_ratio(self) -> bool:
+        """A split that nobody would announce, 1.046 for 1: what providers write for shares of a spin-off.
+
+        Splits are ratios of small numbers or whole percents of new shares. Providers give them four decimals.
+        """
+        if self.kind is not ActionKind.SPLIT or not 1e-4 < self.value < 1e6:
+            return False
+        many_for_one = Fraction(1, round(1 / self.value)) if self.value < 1 else Fraction(round(self.value))
+        few_for_few = Fraction(self.value).limit_denominator(20)
+        if any(abs(float(ratio) - self.value) <= 5e-5 for ratio in (many_for_one, few_for_few)):
+            return False
+        percent = self.value * 100
+        return abs(percent - round(percent)) > 1e-6
 
 
 def adjustment_factors(actions: Iterable[CorporateAction], closes: pd.DataFrame) -> pd.DataFrame:

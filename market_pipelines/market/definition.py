@@ -11,6 +11,16 @@ class UnknownSymbol(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class IntradayPlan:
+    """What is kept of a market's trading within its sessions."""
+
+    interval: str = "5min"
+    """The stored one; longer ones are computed from it."""
+    extended: bool = False
+    """Before the opening and after the closing bell as well."""
+
+
+@dataclass(frozen=True, slots=True)
 class MarketDefinition:
     name: str
     title: str
@@ -25,6 +35,10 @@ class MarketDefinition:
     owners: tuple[str, ...]
     minutes_after_close: int
     """How long after the bell the day's bars are expected to be final."""
+    correction_sessions: int = 3
+    """How many of the last sessions a refresh asks for again, because providers correct themselves."""
+    intraday: IntradayPlan | None = None
+    """None: only daily bars are kept."""
 
     @property
     def everything(self) -> tuple[Instrument, ...]:

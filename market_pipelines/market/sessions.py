@@ -66,6 +66,12 @@ class TradingCalendar:
     def closes(self) -> Days:
         return _seconds(self._calendar.schedule["close"])
 
+    @cached_property
+    def breaks(self) -> tuple[Days, Days]:
+        """When the lunch break of each of `days` starts and ends, in UTC; not-a-time where there is none."""
+        schedule = self._calendar.schedule
+        return _seconds(schedule["break_start"]), _seconds(schedule["break_end"])
+
     def is_session(self, day: date) -> bool:
         index = bisect_left(self.all_sessions, day)
         return index < len(self.all_sessions) and self.all_sessions[index] == day

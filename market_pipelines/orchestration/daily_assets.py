@@ -4,22 +4,30 @@ Each asset is a few lines around a use case of `pipeline/`; what belongs here is
 describes and shows the result.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 import pandas as pd
 
-from market_pipelines.market.consensus import house_name
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Kind
 from market_pipelines.orchestration.annotations import annotate, row_count, with_details
 from market_pipelines.orchestration.partitions import SessionPartitionsDefinition
 from market_pipelines.orchestration.present import column_schema, counted, plot, table
 from market_pipelines.orchestration.resources import PlatformResource
-from market_pipelines.orchestration.scope import Span, span_of_run
+from market_pipelines.orchestration.scope import Span, span_of_run, with_corrections
+from market_pipelines.orchestration.specs import (
+    asset_key,
+    asset_spec,
+    log_tenths,
+    newest_key,
+    raw_key,
+    raw_metadata,
+    sessions_by_provider,
+)
 from market_pipelines.pipeline.actions import collect_actions
-from market_pipelines.pipeline.pull import PullReport, pull_daily
-from market_pipelines.pipeline.refresh import logged_job
+from market_pipelines.pipeline.pull import pull_daily
+from market_pipelines.pipeline.results import logged_job
 from market_pipelines.pipeline.settle import SettleReport, settle_daily
 from market_pipelines.store.reference import write_instruments
 
@@ -37,15 +45,6 @@ BAR_SCHEMA = column_schema(
         "provisional": ("boolean", "The provider may still change it"),
     }
 )
-_TAGS = {"layer": "daily"}
-
-
-def raw_key(market: MarketDefinition, provider: str) -> dg.AssetKey:
-    return dg.AssetKey([market.name, "raw", f"{provider}_daily"])
-
-
-def asset_key(market: MarketDefinition, name: str) -> dg.AssetKey:
-    return dg.AssetKey([market.name, name])
 
 
 def daily_assets(
@@ -66,28 +65,8 @@ def daily_assets(
     ]
 
 
-def _spec(
-    market: MarketDefinition,
-    key: dg.AssetKey,
-    description: str,
-    kinds: set[str],
-    deps: Sequence[dg.AssetKey] = (),
-    metadata: Mapping[str, object] | None = None,
-) -> dg.AssetSpec:
-    return dg.AssetSpec(
-        key,
-        description=description,
-        deps=list(deps),
-        group_name=market.name,
-        owners=list(market.owners),
-        kinds=kinds,
-        tags=_TAGS,
-        metadata={"calendar": market.mic, "currency": market.currency, **(metadata or {})},
-    )
-
-
 def _instruments(market: MarketDefinition) -> dg.AssetsDefinition:
-    spec = _spec(
+    spec = asset_spec(
         market,
         asset_key(market, "instruments"),
         f"What is traded on {market.mic} as far as this platform follows it, from the market file.",
@@ -120,7 +99,7 @@ def _raw_daily(
 ) -> dg.AssetsDefinition:
     names = {raw_key(market, provider): provider for provider in chain}
     specs = [
-        _spec(
+        asset_spec(
             market,
             key,
             f"Daily bars as {provider} sent them: every answer kept byte for byte in the archive, its rows judged and "
@@ -145,59 +124,38 @@ def _raw_daily(
         selected = [provider for key, provider in names.items() if key in context.selected_asset_keys]
         with platform.opened() as opened:
             span = span_of_run(context.run.tags, market, opened.clock())
+            asked = with_corrections(span, market, opened.clock())
             symbols = [one.symbol for one in market.everything]
             with logged_job(opened, f"{market.name}_daily_refresh", "pull", market, symbols, context.run_id) as job:
                 report = pull_daily(
                     opened,
                     market,
                     market.everything,
-                    span.start,
-                    span.end,
+                    asked.start,
+                    asked.end,
                     run_id=context.run_id,
                     providers=[provider for provider in opened.chain(market) if provider.name in selected],
-                    progress=_log_tenths(context),
+                    progress=log_tenths(context),
                 )
                 job.processed = report.rows
                 for pull in report.symbols:
                     if not pull.outcome.delivered:
                         job.fail(pull.instrument.symbol, pull.outcome)
-        sessions = _sessions_by_provider(report)
+        sessions = sessions_by_provider(report)
         for provider in selected:
             key = raw_key(market, provider)
             per_session = sessions.get(provider, {})
             notes = {session: row_count(rows) for session, rows in per_session.items()}
-            annotate(context, key, with_details(notes, _newest_key(context, span), _raw_metadata(report, provider)))
+            annotate(context, key, with_details(notes, newest_key(context, span), raw_metadata(report, provider)))
             yield dg.MaterializeResult(asset_key=key)
 
     return raw_daily
 
 
-def _raw_metadata(report: PullReport, provider: str) -> dict[str, object]:
-    attempts = [
-        (attempt.symbol, attempt.outcome.value, attempt.requests, attempt.reason)
-        for pull in report.symbols
-        for attempt in pull.attempts
-        if attempt.house_provider == provider
-    ]
-    asked = pd.DataFrame(attempts, columns=["symbol", "outcome", "requests", "reason"])
-    troubled = asked[asked["outcome"] != "ok"]
-    filled = sum(
-        rows for pull in report.symbols for name, rows in pull.filled_by.items() if house_name(name) == provider
-    )
-    return {
-        "symbols_asked": len(asked),
-        "symbols_by_outcome": counted(asked["outcome"]),
-        "requests": int(asked["requests"].sum()),
-        "rows_filled": filled,
-        "quarantined": report.quarantined,
-        "trouble": table(troubled),
-    }
-
-
 def _corporate_actions(
     market: MarketDefinition, chain: Sequence[str], partitions: SessionPartitionsDefinition
 ) -> dg.AssetsDefinition:
-    spec = _spec(
+    spec = asset_spec(
         market,
         asset_key(market, "corporate_actions"),
         "Splits and dividends by ex-date, read from the same archived answers as the bars. Prices are adjusted with "
@@ -231,7 +189,7 @@ def _corporate_actions(
             "withdrawn": report.counts.removed,
             "actions": table(shown),
         }
-        annotate(context, spec.key, with_details(notes, _newest_key(context, span), details))
+        annotate(context, spec.key, with_details(notes, newest_key(context, span), details))
         return dg.MaterializeResult(asset_key=spec.key)
 
     return corporate_actions
@@ -247,7 +205,7 @@ def _prices(
     shares = name == "stock_prices"
     key = asset_key(market, name)
     deps = [raw_key(market, provider) for provider in chain]
-    spec = _spec(
+    spec = asset_spec(
         market,
         key,
         f"{description}, agreed on from what the providers delivered in the order {', '.join(chain)}. Every replaced "
@@ -279,8 +237,9 @@ def _prices(
                 [one.symbol for one in instruments],
                 context.run_id,
             ) as job:
+                asked = with_corrections(span, market, now)
                 reports = settle_daily(
-                    opened, market, instruments, span.start, span.end, run_id=context.run_id, known_at=now
+                    opened, market, instruments, asked.start, asked.end, run_id=context.run_id, known_at=now
                 )
                 job.processed = sum(len(report.chosen) for report in reports)
         for report in reports:
@@ -315,34 +274,17 @@ def _describe_settled(context: dg.AssetExecutionContext, key: dg.AssetKey, span:
         "symbols": int(chosen["symbol"].nunique()),
         "missing_total": len(report.missing),
         "disagreements": table(report.disagreements),
+        "asked_again_from": report.start.isoformat(),
+        "held_corrections": table(
+            report.held[
+                [
+                    name
+                    for name in ("symbol", "session", "old_close", "close", "change", "provider")
+                    if name in report.held
+                ]
+            ]
+        ),
         "newest_session": table(newest[["symbol", "open", "high", "low", "close", "volume", "provider"]]),
         "median_close": plot(by_session["close"].median().tolist(), "median close over the range"),
     }
-    annotate(context, key, with_details(notes, _newest_key(context, span), details))
-
-
-def _sessions_by_provider(report: PullReport) -> Mapping[str, Mapping[str, int]]:
-    counts: dict[str, dict[str, int]] = {}
-    for provider, rows in report.rows_by_session.items():
-        mine = counts.setdefault(house_name(provider), {})
-        for session, number in rows.items():
-            mine[session.isoformat()] = mine.get(session.isoformat(), 0) + number
-    return counts
-
-
-def _newest_key(context: dg.AssetExecutionContext, span: Span) -> str:
-    keys = context.partition_keys
-    return keys[-1] if keys else span.end.isoformat()
-
-
-def _log_tenths(context: dg.AssetExecutionContext) -> Callable[[int, int, str], None]:
-    told = -1
-
-    def tell(done: int, total: int, symbol: str) -> None:
-        nonlocal told
-        tenth = done * 10 // total if total else 10
-        if tenth > told:
-            told = tenth
-            context.log.info(f"asked for {done} of {total} symbols {symbol}".rstrip())
-
-    return tell
+    annotate(context, key, with_details(notes, newest_key(context, span), details))

@@ -10,10 +10,8 @@ import dagster as dg
 import pandas as pd
 
 from market_pipelines.market.bars import DEGRADED
-from market_pipelines.market.consensus import house_name
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Instrument, Kind
-from market_pipelines.market.outcomes import Outcome
 from market_pipelines.market.quality import (
     RULES,
     Finding,
@@ -25,13 +23,15 @@ from market_pipelines.market.quality import (
     provider_outage,
 )
 from market_pipelines.market.sessions import trading_calendar
-from market_pipelines.orchestration.daily_assets import asset_key, raw_key
-from market_pipelines.orchestration.present import counted, table
+from market_pipelines.orchestration.present import table
+from market_pipelines.orchestration.raw_checks import outcomes_of_run, raw_checks
 from market_pipelines.orchestration.resources import PlatformResource
 from market_pipelines.orchestration.scope import Span, span_of_run
+from market_pipelines.orchestration.specs import asset_key
+from market_pipelines.pipeline.corrections import LARGEST_CHANGE
 from market_pipelines.pipeline.platform import Platform
 from market_pipelines.store.bars import INDICES, STOCKS
-from market_pipelines.store.ledger import fetches
+from market_pipelines.store.corrections import held
 from market_pipelines.store.quarantine import read_quarantine
 from market_pipelines.store.read_bars import read_prices
 from market_pipelines.store.reference import read_actions
@@ -42,8 +42,13 @@ _KEY = ["symbol", "session"]
 
 
 def daily_checks(market: MarketDefinition, chain: Sequence[str]) -> list[dg.AssetChecksDefinition]:
-    checks = [_table_checks(market, "stock_prices", STOCKS), _raw_checks(market, chain)]
+    checks = [
+        _table_checks(market, "stock_prices", STOCKS),
+        raw_checks(market, chain),
+        _correction_check(market, "stock_prices", STOCKS),
+    ]
     if market.indices:
+        checks.append(_correction_check(market, "index_prices", INDICES))
         checks.append(_table_checks(market, "index_prices", INDICES))
     return checks
 
@@ -79,6 +84,35 @@ def _table_checks(market: MarketDefinition, name: str, table_name: str) -> dg.As
         yield from (result for result in results if result.check_name in selected)
 
     return table_checks
+
+
+def _correction_check(market: MarketDefinition, name: str, table_name: str) -> dg.AssetChecksDefinition:
+    key = asset_key(market, name)
+
+    @dg.asset_check(
+        asset=key,
+        name="corrections",
+        description=f"No provider changed a final bar by more than {LARGEST_CHANGE:.0%}. Such a change waits for a "
+        "person: market-pipelines corrections list.",
+    )
+    def corrections(platform: PlatformResource) -> dg.AssetCheckResult:
+        with platform.opened() as opened, opened.database.connection() as connection:
+            waiting = [one for one in held(connection, market.name) if one.source_table == table_name]
+        shown = pd.DataFrame(
+            [
+                (one.held_id, one.symbol, one.session, one.old_close, one.close, one.change, one.provider)
+                for one in waiting
+            ],
+            columns=["number", "symbol", "session", "close", "new_close", "change", "provider"],
+        )
+        return dg.AssetCheckResult(
+            passed=not waiting,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{len(waiting)} corrections wait for a decision." if waiting else "Nothing waits.",
+            metadata={"waiting": table(shown)},
+        )
+
+    return corrections
 
 
 def _row_results(
@@ -160,7 +194,7 @@ def _stored_results(
         stored = read_prices(connection, market.name, symbols, span.start, span.end, table=table_name)[_KEY]
         newest = calendar.last_closed(now)
         today = read_prices(connection, market.name, symbols, newest, newest, table=table_name)[_KEY]
-        outcomes = _outcomes(platform, market, symbols, run_id)
+        outcomes = outcomes_of_run(platform, market, symbols, run_id)
     findings = (
         completeness(stored, calendar, instruments, span.start, span.end, now=now),
         freshness(today, calendar, instruments, now),
@@ -186,60 +220,3 @@ def _finding_result(key: dg.AssetKey, finding: Finding, *, blocking: bool) -> dg
             "offending": table(finding.offending),
         },
     )
-
-
-def _outcomes(
-    platform: Platform, market: MarketDefinition, symbols: Sequence[str], run_id: str
-) -> dict[str, dict[str, Outcome]]:
-    """The last outcome of each symbol by provider in a run."""
-    outcomes: dict[str, dict[str, Outcome]] = {}
-    with platform.database.connection() as connection:
-        for fetch in fetches(connection, market=market.name, symbols=symbols, run_id=run_id):
-            outcomes.setdefault(fetch.provider, {})[fetch.symbol] = fetch.outcome
-    return outcomes
-
-
-def _raw_checks(market: MarketDefinition, chain: Sequence[str]) -> dg.AssetChecksDefinition:
-    keys = {raw_key(market, provider): provider for provider in chain}
-
-    @dg.multi_asset_check(
-        name=f"{market.name}_raw_checks",
-        specs=[
-            dg.AssetCheckSpec(
-                "answers",
-                asset=key,
-                description=f"{provider} answered what it was asked. A provider that failed is a warning as long as "
-                "the market's tables are complete without it.",
-            )
-            for key, provider in keys.items()
-        ],
-        can_subset=True,
-    )
-    def raw_checks(context: dg.AssetCheckExecutionContext, platform: PlatformResource) -> Iterator[dg.AssetCheckResult]:
-        selected = {check.asset_key for check in context.selected_asset_check_keys}
-        with platform.opened() as opened:
-            outcomes = _outcomes(opened, market, [one.symbol for one in market.everything], context.run.run_id)
-        for key, provider in keys.items():
-            if key not in selected:
-                continue
-            mine = {
-                symbol: outcome
-                for name, answers in outcomes.items()
-                if house_name(name) == provider
-                for symbol, outcome in answers.items()
-            }
-            failed = {symbol: outcome for symbol, outcome in mine.items() if not outcome.delivered}
-            yield dg.AssetCheckResult(
-                asset_key=key,
-                check_name="answers",
-                passed=not failed,
-                severity=dg.AssetCheckSeverity.WARN,
-                description=counted(outcome.value for outcome in mine.values()) if mine else "Nothing was asked.",
-                metadata={
-                    "symbols_asked": len(mine),
-                    "symbols_failed": len(failed),
-                    "failed": table(pd.DataFrame(sorted(failed.items()), columns=["symbol", "outcome"])),
-                },
-            )
-
-    return raw_checks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -13,10 +14,19 @@ from typing_extensions import override
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.orchestration.daily_assets import daily_assets
 from market_pipelines.orchestration.daily_checks import daily_checks
-from market_pipelines.orchestration.partitions import session_partitions
-from market_pipelines.orchestration.schedules import daily_schedule
+from market_pipelines.orchestration.intraday_assets import intraday_assets, intraday_checks
+from market_pipelines.orchestration.partitions import SessionPartitionsDefinition, session_partitions
+from market_pipelines.orchestration.raw_checks import raw_checks
+from market_pipelines.orchestration.reference_assets import reference_assets
+from market_pipelines.orchestration.reference_jobs import reference_checks, weekly_refresh_job, weekly_schedule
+from market_pipelines.orchestration.schedules import INTRADAY_LATER, after_close_schedule
+from market_pipelines.orchestration.specs import INTRADAY_LAYER
+from market_pipelines.orchestration.tick_assets import tick_assets
 from market_pipelines.pipeline.chain import chain_names
 from market_pipelines.pipeline.markets import MarketModel, read_market
+from market_pipelines.pipeline.pull_intraday import offering
+from market_pipelines.providers.protocol import Capability, DailyProvider, abilities_of
+from market_pipelines.providers.registry import build_providers
 from market_pipelines.settings import read_settings
 
 
@@ -55,9 +65,63 @@ def market_definitions(market: MarketDefinition, now: datetime) -> dg.Definition
         description=f"Pulls, judges and settles the daily bars of {market.title} for the chosen sessions.",
         tags={"market": market.name},
     )
-    return dg.Definitions(
+    daily = dg.Definitions(
         assets=assets,
         asset_checks=checks,
         jobs=[refresh],
-        schedules=[daily_schedule(market, refresh.name, now)],
+        schedules=[after_close_schedule(market, refresh.name, now)],
     )
+    known = build_providers(read_settings())
+    providers = [
+        known[name] for name in chain if name in known and any(known[name].covers(one) for one in market.everything)
+    ]
+    return dg.Definitions.merge(
+        daily,
+        *_intraday(market, providers, partitions, now),
+        _reference(market, chain),
+        *_ticks(market, providers, partitions),
+    )
+
+
+def _reference(market: MarketDefinition, chain: tuple[str, ...]) -> dg.Definitions:
+    refresh = weekly_refresh_job(market)
+    return dg.Definitions(
+        assets=reference_assets(market, chain),
+        asset_checks=reference_checks(market),
+        jobs=[refresh],
+        schedules=[weekly_schedule(market, refresh.name)],
+    )
+
+
+def _ticks(
+    market: MarketDefinition, providers: Sequence[DailyProvider], partitions: SessionPartitionsDefinition
+) -> list[dg.Definitions]:
+    if not any(Capability.TRADES in abilities_of(provider) for provider in providers):
+        return []
+    return [dg.Definitions(assets=tick_assets(market, partitions))]
+
+
+def _intraday(
+    market: MarketDefinition,
+    providers: Sequence[DailyProvider],
+    partitions: SessionPartitionsDefinition,
+    now: datetime,
+) -> list[dg.Definitions]:
+    if market.intraday is None:
+        return []
+    names = [provider.name for provider in offering(providers, market.intraday.interval)]
+    refresh = dg.define_asset_job(
+        f"{market.name}_intraday_refresh",
+        selection=dg.AssetSelection.groups(f"{market.name}_{INTRADAY_LAYER}"),
+        partitions_def=partitions,
+        description=f"Pulls, judges and settles the bars within the chosen sessions of {market.title}.",
+        tags={"market": market.name},
+    )
+    return [
+        dg.Definitions(
+            assets=intraday_assets(market, market.intraday, names, partitions),
+            asset_checks=[*intraday_checks(market, market.intraday), raw_checks(market, names, INTRADAY_LAYER)],
+            jobs=[refresh],
+            schedules=[after_close_schedule(market, refresh.name, now, INTRADAY_LAYER, later=INTRADAY_LATER)],
+        )
+    ]

@@ -37,3 +37,12 @@ def span_of_run(tags: Mapping[str, str], market: MarketDefinition, now: datetime
     last = calendar.last_closed(now)
     sessions = calendar.sessions(last - timedelta(days=RECENT_SESSIONS * 2), last)
     return Span(sessions[-RECENT_SESSIONS], last)
+
+
+def with_corrections(span: Span, market: MarketDefinition, now: datetime) -> Span:
+    """A run of the newest session asks for the last ones once more: providers correct themselves for some days."""
+    calendar = trading_calendar(market.mic, now)
+    if span.end < calendar.last_closed(now):
+        return span
+    window = calendar.sessions(market.since, span.end)[-market.correction_sessions :]
+    return Span(min(span.start, window[0]), span.end) if window else span

@@ -1,22 +1,28 @@
-"""Corporate actions out of the answers that a pull brought, into the store.
+"""Corporate actions into the store: out of the answers that a pull of bars brought, or asked for by themselves.
 
-The answers come from the archive, so that the same bytes can be asked again without a network.
+A pull's answers come from the archive, so that the same bytes can be read again without a network. Whatever the
+way, providers are reconciled in one place, `reconcile`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 from market_pipelines.market.actions import CorporateAction
+from market_pipelines.market.claims import Flag
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.sessions import trading_calendar
+from market_pipelines.pipeline.each import Progress, ask_all_of_chain
+from market_pipelines.pipeline.fetch import Attempt, Delivered, ProviderRun, converse
+from market_pipelines.pipeline.limiter import Purpose
 from market_pipelines.pipeline.platform import Platform
+from market_pipelines.pipeline.reconcile import Statement, reconcile_actions
 from market_pipelines.pipeline.replay import ArchivedAnswer, archived_answers
-from market_pipelines.store.bars import WriteCounts
-from market_pipelines.store.reference import write_actions, write_actions_known
+from market_pipelines.providers.protocol import ActionsQuery, Capability, DailyProvider
+from market_pipelines.store.upsert import WriteCounts
 
 
 @dataclass(frozen=True)
@@ -24,46 +30,105 @@ class ActionsReport:
     counts: WriteCounts
     actions: tuple[CorporateAction, ...]
     answers: int
+    flags: tuple[Flag, ...] = ()
+
+
+@dataclass(frozen=True)
+class ActionsPull:
+    symbols: Mapping[str, Delivered]
+    """How each fared; the attempts hold what every provider said."""
+    counts: WriteCounts
+    flags: tuple[Flag, ...]
 
 
 def collect_actions(
     platform: Platform, market: MarketDefinition, instruments: Sequence[Instrument], run_id: str | None
 ) -> ActionsReport:
     """Stores the actions in the answers of a run, or in the newest archived answers where the run has none."""
-    calendar = trading_calendar(market.mic, platform.clock())
-    counts = WriteCounts()
-    seen: list[CorporateAction] = []
-    answers = 0
-    # By symbol: runs that overlap then wait for each other instead of blocking each other.
-    read = sorted(
-        _answers(platform, market, instruments, run_id), key=lambda one: (one.fetch.symbol, one.fetch.fetched_at)
+    statements = [
+        Statement(
+            answer.fetch.symbol,
+            answer.fetch.provider,
+            answer.parsed.actions,
+            answer.fetch.fetched_at,
+            answer.query.start,
+        )
+        for answer in _answers(platform, market, instruments, run_id)
+        if answer.parsed.actions_known
+    ]
+    result = reconcile_actions(platform, market, statements)
+    seen = tuple(action for one in statements for action in one.actions)
+    return ActionsReport(result.counts, seen, len(statements), result.flags)
+
+
+def pull_actions(
+    platform: Platform,
+    market: MarketDefinition,
+    instruments: Sequence[Instrument],
+    start: date,
+    *,
+    run_id: str,
+    providers: Sequence[DailyProvider] | None = None,
+    progress: Progress | None = None,
+) -> ActionsPull:
+    """Asks every provider that offers them, not only the first: what one says is checked against the others."""
+    today = trading_calendar(market.mic, platform.clock()).local_date(platform.clock())
+    asked = ask_all_of_chain(
+        platform,
+        market,
+        Capability.ACTIONS,
+        instruments,
+        lambda provider, instrument: ActionsQuery(instrument, start, today) if provider.covers(instrument) else None,
+        purpose=Purpose.REFRESH,
+        run_id=run_id,
+        providers=providers,
+        progress=progress,
     )
-    with platform.database.connection() as connection:
-        for answer in read:
-            if not answer.parsed.actions_known:
-                continue
-            answers += 1
-            since = answer.query.start
-            through: date = calendar.local_date(answer.fetch.fetched_at)
-            counts += write_actions(
-                connection,
-                market.name,
-                answer.parsed.actions,
-                answer.fetch.provider,
-                answer.fetch.fetched_at,
-                complete=(answer.fetch.symbol, since, through),
-            )
-            write_actions_known(
-                connection,
-                market.name,
-                answer.fetch.symbol,
-                answer.fetch.provider,
-                since,
-                min(through, calendar.last_closed(answer.fetch.fetched_at)),
-                answer.fetch.fetched_at,
-            )
-            seen.extend(answer.parsed.actions)
-    return ActionsReport(counts, tuple(seen), answers)
+    statements = [
+        Statement(
+            symbol,
+            attempt.provider,
+            attempt.parsed.actions,
+            attempt.fetched_at,
+            start if attempt.parsed.actions_known and attempt.outcome.delivered else None,
+        )
+        for symbol, delivered in asked.items()
+        for attempt in delivered.attempts
+        if attempt.parsed is not None and attempt.fetched_at is not None
+    ]
+    result = reconcile_actions(platform, market, statements)
+    return ActionsPull(asked, result.counts, result.flags)
+
+
+def ask_actions(
+    platform: Platform,
+    run: ProviderRun,
+    market: MarketDefinition,
+    instrument: Instrument,
+    start: date,
+    today: date,
+    run_id: str,
+    purpose: Purpose,
+) -> Attempt:
+    """Asks one provider for one symbol's actions since `start` and stores them: prices that it has adjusted can
+    only be turned back with all of them at hand."""
+    attempt = converse(
+        platform,
+        run,
+        Capability.ACTIONS,
+        ActionsQuery(instrument, start, today),
+        purpose=purpose,
+        run_id=run_id,
+        market=market.name,
+        symbol=instrument.symbol,
+        start=start,
+        end=today,
+    )
+    if attempt.parsed is not None and attempt.fetched_at is not None and attempt.outcome.delivered:
+        since = start if attempt.parsed.actions_known else None
+        said = Statement(instrument.symbol, attempt.provider, attempt.parsed.actions, attempt.fetched_at, since)
+        reconcile_actions(platform, market, [said])
+    return attempt
 
 
 def _answers(

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
-from zoneinfo import ZoneInfo
+from datetime import date
+from functools import partial
 
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.sessions import trading_calendar
-from market_pipelines.pipeline.fetch import day_start
+from market_pipelines.pipeline.limiter import Purpose, allowance_of
 from market_pipelines.pipeline.platform import Platform
-from market_pipelines.providers.protocol import DailyProvider
-from market_pipelines.providers.registry import Limits, limits
-from market_pipelines.store.ledger import requests_since
+from market_pipelines.pipeline.pull_intraday import actions_lacking, offering, spans
+from market_pipelines.pipeline.quota import Quota, day_quota, provider_quotas
+from market_pipelines.pipeline.settle import DAILY
+from market_pipelines.providers.protocol import Capability, DailyProvider, IntradayQuery, abilities_of
+from market_pipelines.store.quota import WINDOWS, Allowance
 
-
-@dataclass(frozen=True, slots=True)
-class Quota:
-    """One provider's requests of today, in its own time zone."""
-
-    limit: int | None
-    """None: the provider sets no daily limit."""
-    used: int
-    resets_at: datetime
-
-    @property
-    def remaining(self) -> int | None:
-        return None if self.limit is None else max(0, self.limit - self.used)
+CallsNeeded = Callable[[DailyProvider, Instrument], int]
+"""How many requests one provider needs for all that is asked of one instrument: 0 where it cannot be asked for it.
+Where a provider pages by its own measure, what it takes at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +35,14 @@ class ProviderCost:
     """Requests when every provider before this one fails for everything."""
     quota: Quota
     per_minute: int
+    left: int | None
+    """What this run may spend today, after the reserve for quotes; None where nothing limits it."""
+    seconds: float
+    """What the limits alone make the worst case last, if nobody else spends from them."""
 
     @property
     def fits(self) -> bool:
-        return self.quota.remaining is None or self.worst <= self.quota.remaining
+        return self.left is None or self.worst <= self.left
 
 
 @dataclass(frozen=True)
@@ -63,56 +59,129 @@ class Estimate:
     def worst(self) -> int:
         return sum(cost.worst for cost in self.providers)
 
+    @property
+    def seconds(self) -> float:
+        """Of the worst case: the providers of a chain are asked one after another."""
+        return sum(cost.seconds for cost in self.providers)
 
-def estimate_daily(
+
+def estimate(
     platform: Platform,
     market: MarketDefinition,
     instruments: Sequence[Instrument],
     start: date,
     end: date,
     *,
+    interval: str = DAILY,
     providers: Sequence[DailyProvider] | None = None,
+    purpose: Purpose = Purpose.REFRESH,
 ) -> Estimate:
-    """One request a symbol and provider. What fails in passing is asked again (`fetch.ATTEMPTS`) on top of it."""
+    """Of the bars of a range. Whoever traded in none of its sessions is not asked for."""
     now = platform.clock()
     calendar = trading_calendar(market.mic, now)
-    closed = [day for day in calendar.sessions(max(start, market.since), end) if calendar.is_closed(day, now)]
-    asked = [one for one in instruments if any(one.trades_on(day) for day in closed)]
+    today = calendar.local_date(now)
+    start = max(start, market.since)
     chain = tuple(providers) if providers is not None else platform.chain(market)
-    unserved = {one.symbol for one in asked}
+    if interval == DAILY:
+        begun = [day for day in calendar.sessions(start, end) if calendar.is_closed(day, now)]
+        calls_needed: CallsNeeded = one_call
+        asked = [one for one in instruments if any(one.trades_on(day) for day in begun)]
+        return counted(platform, asked, chain, calls_needed, purpose, partial(by_session, sessions=len(begun)))
+    end = min(end, today)
+    begun = [day for day in calendar.sessions(start, end) if calendar.times(day).opens <= now]
+    chain = offering(chain, interval)
+    calls_needed = _IntradayCalls(platform, market, interval, start, end, today)
+    asked = [one for one in instruments if any(one.trades_on(day) for day in begun)]
+    return counted(platform, asked, chain, calls_needed, purpose)
+
+
+def one_call(provider: DailyProvider, instrument: Instrument) -> int:
+    """Daily bars come in one answer, however many there are."""
+    return int(provider.covers(instrument))
+
+
+def by_session(provider: DailyProvider, symbols: int, *, sessions: int) -> int | None:
+    """A provider that sells whole sessions is asked for those where they are fewer than the symbols."""
+    if Capability.GROUPED_DAILY in abilities_of(provider) and 0 < sessions < symbols:
+        return sessions
+    return None
+
+
+@dataclass(frozen=True)
+class _IntradayCalls:
+    """Bars within sessions come by as many days a call as the provider gives; whose prices are adjusted for splits
+    is asked for those first, where they are not known."""
+
+    platform: Platform
+    market: MarketDefinition
+    interval: str
+    start: date
+    end: date
+    today: date
+
+    def __call__(self, provider: DailyProvider, instrument: Instrument) -> int:
+        if not provider.covers(instrument):
+            return 0
+        ability = abilities_of(provider)[Capability.INTRADAY]
+        pieces = spans(ability, self.interval, self.start, self.end, self.today)
+        if not pieces:
+            return 0
+        calendar = trading_calendar(self.market.mic, self.platform.clock())
+        first = len(actions_lacking(self.platform, self.market, calendar, provider, [instrument.symbol], pieces[0][0]))
+        if ability.calls is None:
+            return first + len(pieces)
+        questions = [IntradayQuery(instrument, self.interval, *piece, self.today) for piece in pieces]
+        return first + sum(ability.calls(question) for question in questions)
+
+
+def counted(
+    platform: Platform,
+    instruments: Sequence[Instrument],
+    chain: Sequence[DailyProvider],
+    calls_needed: CallsNeeded,
+    purpose: Purpose,
+    all_at_once: Callable[[DailyProvider, int], int | None] = lambda _provider, _symbols: None,
+) -> Estimate:
+    """What it takes to ask for all these. What fails in passing is asked again (`fetch.ATTEMPTS`) on top of it."""
+    quotas = provider_quotas(platform)
+    unserved = {one.symbol for one in instruments}
     costs = []
     for provider in chain:
         reason = unready(platform, provider)
-        covered = [] if reason else [one.symbol for one in asked if provider.covers(one)]
+        calls = {} if reason else {one.symbol: calls_needed(provider, one) for one in instruments}
+        worst = sum(calls.values())
+        best = sum(count for symbol, count in calls.items() if symbol in unserved)
+        together = all_at_once(provider, sum(1 for count in calls.values() if count))
+        if together is not None:
+            worst, best = together, together if best else 0
+        quota = day_quota(platform, quotas[provider.name])
         costs.append(
             ProviderCost(
                 provider=provider.name,
                 ready=not reason,
                 reason=reason,
-                best=len(unserved.intersection(covered)),
-                worst=len(covered),
-                quota=quota_of(platform, provider.name),
-                per_minute=limits(provider.name, platform.settings).per_minute,
+                best=best,
+                worst=worst,
+                quota=quota,
+                per_minute=platform.limits(provider.name).per_minute,
+                left=quota.left_for(purpose),
+                seconds=seconds_at_limits(worst, allowance_of(platform, provider.name)),
             )
         )
-        unserved.difference_update(covered)
-    return Estimate(tuple(one.symbol for one in asked), tuple(costs))
+        unserved.difference_update(symbol for symbol, count in calls.items() if count)
+    return Estimate(tuple(one.symbol for one in instruments), tuple(costs))
+
+
+def seconds_at_limits(calls: int, allowance: Allowance) -> float:
+    """From the first to the last of so many calls, as fast as the windows let them."""
+    pauses = [
+        (calls - 1) // limit * (length + WINDOWS.slack)
+        for limit, length in ((allowance.per_second, WINDOWS.second), (allowance.per_minute, WINDOWS.minute))
+        if limit is not None and calls > 0
+    ]
+    return max(pauses, default=0.0)
 
 
 def unready(platform: Platform, provider: DailyProvider) -> str:
     """What a provider lacks to be asked; the simulator lacks nothing."""
     return "" if platform.simulated else provider.ready()
-
-
-def quota_of(platform: Platform, provider: str) -> Quota:
-    spent_by = limits(provider, platform.settings)
-    now = platform.clock()
-    with platform.database.connection() as connection:
-        used = requests_since(connection, provider, day_start(now, spent_by.reset_zone))
-    return Quota(None if platform.simulated else spent_by.per_day or None, used, next_reset(now, spent_by))
-
-
-def next_reset(now: datetime, spent_by: Limits) -> datetime:
-    """The next midnight where the provider counts its days; the day of a change of clocks is not 24 hours."""
-    midnight = day_start(now, spent_by.reset_zone).astimezone(ZoneInfo(spent_by.reset_zone))
-    return day_start(midnight + timedelta(days=1, hours=6), spent_by.reset_zone)

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from market_pipelines.market.definition import MarketDefinition
+from market_pipelines.market.definition import IntradayPlan, MarketDefinition
 from market_pipelines.market.instruments import Instrument, Kind
 from market_pipelines.market.sessions import known_calendars
+from market_pipelines.market.universes import UnknownUniverse
+from market_pipelines.pipeline.universes import load_universe
 from market_pipelines.providers.registry import known_names
 
 MARKETS_FOLDER = Path(__file__).resolve().parent.parent / "defs"
@@ -50,6 +52,16 @@ class ListedModel(_Strict):
 
 class RefreshModel(_Strict):
     minutes_after_close: Annotated[int, Field(ge=0, le=24 * 60)] = 30
+    correction_sessions: Annotated[
+        int, Field(ge=1, le=60, description="the last sessions that every refresh asks for again")
+    ] = 3
+
+
+class IntradayModel(_Strict):
+    interval: Annotated[
+        Literal["1min", "5min", "15min", "30min", "60min"], Field(description="stored; longer ones are computed")
+    ] = "5min"
+    extended_hours: bool = False
 
 
 class MarketModel(_Strict):
@@ -63,8 +75,12 @@ class MarketModel(_Strict):
     providers: Annotated[list[str], Field(min_length=1, description="in the order in which they are asked")]
     symbols: Annotated[list[ListedModel], Field(min_length=1)]
     indices: list[ListedModel] = []
+    universes: Annotated[
+        list[str], Field(description="lists whose present members are followed besides the symbols")
+    ] = []
     owners: list[str] = []
     refresh: RefreshModel = RefreshModel()
+    intraday: IntradayModel | None = None
 
 
 def read_market(path: Path) -> MarketDefinition:
@@ -98,6 +114,7 @@ def check_market(attributes: Mapping[str, Any], path: Path, tree: yaml.Node | No
         raise _refusal(path, tree, ("attributes", *where), value, accepted)
     listed = [_instrument(entry, model, Kind.EQUITY) for entry in model.symbols]
     indices = [_instrument(entry, model, Kind.INDEX) for entry in model.indices]
+    listed += _members(model, {one.symbol for one in (*listed, *indices)})
     return MarketDefinition(
         name=model.name,
         title=model.title,
@@ -109,6 +126,10 @@ def check_market(attributes: Mapping[str, Any], path: Path, tree: yaml.Node | No
         indices=tuple(indices),
         owners=tuple(model.owners),
         minutes_after_close=model.refresh.minutes_after_close,
+        correction_sessions=model.refresh.correction_sessions,
+        intraday=None
+        if model.intraday is None
+        else IntradayPlan(model.intraday.interval, model.intraday.extended_hours),
     )
 
 
@@ -139,6 +160,17 @@ def _instrument(entry: ListedModel, model: MarketModel, kind: Kind) -> Instrumen
     )
 
 
+def _members(model: MarketModel, named: set[str]) -> list[Instrument]:
+    """The present members of the market's universes that its file does not name itself."""
+    found: dict[str, Instrument] = {}
+    for name in model.universes:
+        for member in load_universe(name).today:
+            if member.symbol not in named and member.symbol not in found:
+                entry = ListedModel(symbol=member.symbol, name=member.name, providers={})
+                found[member.symbol] = _instrument(entry, model, Kind.EQUITY)
+    return list(found.values())
+
+
 def _contradictions(model: MarketModel) -> Iterable[tuple[YamlPath, object, str]]:
     calendars = known_calendars()
     if model.calendar not in calendars:
@@ -149,6 +181,7 @@ def _contradictions(model: MarketModel) -> Iterable[tuple[YamlPath, object, str]
             yield ("providers", position), name, f"accepted: {', '.join(sorted(providers))}"
         if name in model.providers[:position]:
             yield ("providers", position), name, "a provider is named once"
+    yield from _contradicting_universes(model)
     seen: set[str] = set()
     for group in ("symbols", "indices"):
         for position, entry in enumerate(getattr(model, group)):
@@ -164,6 +197,22 @@ def _contradictions(model: MarketModel) -> Iterable[tuple[YamlPath, object, str]
                     )
             if entry.listed_from and entry.delisted_on and entry.delisted_on < entry.listed_from:
                 yield (group, position, "delisted_on"), entry.delisted_on, "not before listed_from"
+
+
+def _contradicting_universes(model: MarketModel) -> Iterable[tuple[YamlPath, object, str]]:
+    named: set[str] = set()
+    for position, name in enumerate(model.universes):
+        where = ("universes", position)
+        try:
+            universe = load_universe(name)
+        except UnknownUniverse as error:
+            yield where, name, str(error)
+            continue
+        if universe.exchange != model.calendar:
+            yield where, name, f"its members trade on {universe.exchange}, not on {model.calendar}"
+        if universe.name in named:
+            yield where, name, "a universe is named once"
+        named.add(universe.name)
 
 
 def _accepted(problem: Any) -> str:

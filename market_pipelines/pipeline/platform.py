@@ -10,11 +10,10 @@ from datetime import UTC, datetime
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.pipeline.chain import chain_names
 from market_pipelines.pipeline.markets import read_markets
-from market_pipelines.pipeline.pace import Pace
 from market_pipelines.pipeline.simulated import simulated_base_urls, uses_simulator
 from market_pipelines.providers.http import HttpClient
 from market_pipelines.providers.protocol import DailyProvider
-from market_pipelines.providers.registry import build_providers, limits
+from market_pipelines.providers.registry import Limits, build_providers, limits
 from market_pipelines.settings import Settings
 from market_pipelines.store.archive import RawArchive
 from market_pipelines.store.database import Database, open_database
@@ -38,7 +37,7 @@ class Platform:
     markets: Mapping[str, MarketDefinition]
     simulated: bool
     clock: Callable[[], datetime] = wall_clock
-    paces: dict[str, Pace] = field(default_factory=dict)
+    _limits: dict[str, Limits] = field(default_factory=dict)
 
     def market(self, name: str) -> MarketDefinition:
         if name not in self.markets:
@@ -49,10 +48,11 @@ class Platform:
         """The market's providers in the order in which they are asked, after the operator's overrides."""
         return tuple(self.providers[name] for name in chain_names(market, self.settings))
 
-    def pace(self, provider: str) -> Pace:
-        if provider not in self.paces:
-            self.paces[provider] = Pace(limits(provider, self.settings).per_minute)
-        return self.paces[provider]
+    def limits(self, provider: str) -> Limits:
+        """What may be asked of it; looked up once, because plug-ins have to be searched for."""
+        if provider not in self._limits:
+            self._limits[provider] = limits(provider, self.settings)
+        return self._limits[provider]
 
 
 @contextmanager

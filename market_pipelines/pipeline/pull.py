@@ -8,21 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 
 import pandas as pd
 
 from market_pipelines.market.actions import Basis, CorporateAction, undo
-from market_pipelines.market.bars import empty_provider_bars
+from market_pipelines.market.bars import empty_bars, empty_provider_bars
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.market.quality import PreviousClose, Verdict, judge
 from market_pipelines.market.sessions import TradingCalendar, trading_calendar
-from market_pipelines.pipeline.fetch import Attempt, ProviderRun, ask
+from market_pipelines.pipeline.fetch import Attempt, ProviderRun, ask, converse, merged
+from market_pipelines.pipeline.limiter import Purpose
 from market_pipelines.pipeline.platform import Platform
-from market_pipelines.providers.protocol import DailyProvider, DailyQuery
+from market_pipelines.pipeline.results import SymbolResult
+from market_pipelines.providers.protocol import (
+    Capability,
+    DailyProvider,
+    DailyQuery,
+    GroupedQuery,
+    Parsed,
+    abilities_of,
+)
 from market_pipelines.store.bars import write_provider_bars
 from market_pipelines.store.quarantine import quarantine_rows
 from market_pipelines.store.read_bars import previous_closes, symbols_with_basis
@@ -118,6 +127,19 @@ class PullReport:
     """Accepted rows by provider and session."""
 
 
+def result_of(pull: SymbolPull, rows: int, revisions: int) -> SymbolResult:
+    return SymbolResult(
+        symbol=pull.instrument.symbol,
+        outcome=pull.outcome,
+        provider=pull.provider,
+        rows=rows,
+        revisions=revisions,
+        requests=pull.requests,
+        reason=pull.reason,
+        quarantined=len(pull.rejected),
+    )
+
+
 def pull_daily(
     platform: Platform,
     market: MarketDefinition,
@@ -128,6 +150,7 @@ def pull_daily(
     run_id: str,
     providers: Sequence[DailyProvider] | None = None,
     progress: Progress | None = None,
+    purpose: Purpose = Purpose.REFRESH,
 ) -> PullReport:
     """Asks for the sessions from `start` to `end` (both included) and keeps what the providers bring."""
     now = platform.clock()
@@ -150,9 +173,11 @@ def pull_daily(
         wanted = [pull for pull in pulls.values() if pull.lacking and provider.covers(pull.instrument)]
         if not wanted:
             continue
-        run = ProviderRun(provider, simulated=platform.simulated)
+        run = ProviderRun(provider)
+        grouped = ask_grouped(platform, run, market, wanted, today, run_id, purpose)
         queries = [DailyQuery(pull.instrument, start, end, today) for pull in wanted]
-        for pull, attempt in zip(wanted, _ask_all(platform, run, queries, run_id), strict=True):
+        answers = grouped or _ask_all(platform, run, queries, run_id, purpose)
+        for pull, attempt in zip(wanted, answers, strict=True):
             pull.attempts.append(attempt)
             done += position == 0
             if progress is not None:
@@ -180,11 +205,63 @@ def pull_daily(
     )
 
 
-def _ask_all(platform: Platform, run: ProviderRun, queries: Sequence[DailyQuery], run_id: str) -> Iterator[Attempt]:
+def ask_grouped(
+    platform: Platform,
+    run: ProviderRun,
+    market: MarketDefinition,
+    pulls: Sequence[SymbolPull],
+    today: date,
+    run_id: str,
+    purpose: Purpose,
+) -> list[Attempt]:
+    """A call a session instead of one a symbol, where the provider sells whole sessions and that is less to ask.
+
+    Empty where it is not, or where the provider refuses: then it is asked symbol by symbol.
+    """
+    sessions = sorted({day for pull in pulls for day in pull.expected})
+    if Capability.GROUPED_DAILY not in abilities_of(run.provider) or not 0 < len(sessions) < len(pulls):
+        return []
+    attempts = []
+    for session in sessions:
+        attempts.append(
+            converse(
+                platform,
+                run,
+                Capability.GROUPED_DAILY,
+                GroupedQuery(tuple(pull.instrument for pull in pulls), session, today),
+                purpose=purpose,
+                run_id=run_id,
+                market=market.name,
+                start=session,
+                end=session,
+            )
+        )
+        if not attempts[-1].outcome.delivered:
+            return []
+    whole = merged([attempt.parsed for attempt in attempts if attempt.parsed is not None])
+    rows = whole.bars if whole.bars is not None else empty_bars()
+    requests = sum(attempt.requests for attempt in attempts)
+    return [
+        _share(attempts[-1], pull.instrument, rows[rows["symbol"] == pull.instrument.symbol], requests * (place == 0))
+        for place, pull in enumerate(pulls)
+    ]
+
+
+def _share(whole: Attempt, instrument: Instrument, rows: pd.DataFrame, requests: int) -> Attempt:
+    """One symbol's part of an answer about all of them."""
+    outcome = Outcome.OK if len(rows) else Outcome.EMPTY_UNEXPECTED
+    reason = "" if len(rows) else "not among the rows of the whole session"
+    parsed = Parsed(outcome, reason, bars=rows.reset_index(drop=True))
+    return replace(whole, symbol=instrument.symbol, outcome=outcome, reason=reason, requests=requests, parsed=parsed)
+
+
+def _ask_all(
+    platform: Platform, run: ProviderRun, queries: Sequence[DailyQuery], run_id: str, purpose: Purpose
+) -> Iterator[Attempt]:
     """Attempts in the order of the queries. Whatever interrupts the caller also ends the waiting threads."""
     threads = ThreadPoolExecutor(WORKERS, thread_name_prefix=run.provider.name)
     try:
-        yield from threads.map(lambda query: ask(platform, run, query, run_id), queries)
+        yield from threads.map(lambda query: ask(platform, run, query, run_id, purpose), queries)
     finally:
         run.stop.set()
         threads.shutdown(wait=True, cancel_futures=True)

@@ -15,7 +15,7 @@ from market_pipelines.pipeline.platform import Platform
 from market_pipelines.pipeline.pull import Progress, SymbolPull, keep_attempts
 from market_pipelines.pipeline.replay import ArchivedAnswer, archived_answers, by_run
 from market_pipelines.pipeline.settle import settle_daily
-from market_pipelines.store.bars import WriteCounts
+from market_pipelines.store.upsert import WriteCounts
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _as_pull(platform: Platform, answer: ArchivedAnswer) -> SymbolPull:
             outcome=answer.parsed.outcome,
             reason=answer.parsed.reason,
             requests=0,
-            basis=provider.basis,
+            basis=answer.parsed.basis or provider.basis,
             parsed=answer.parsed,
             fetched_at=answer.fetch.fetched_at,
         )

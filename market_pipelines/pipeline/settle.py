@@ -19,10 +19,12 @@ from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Instrument, Kind
 from market_pipelines.market.quality import expected_sessions
 from market_pipelines.market.sessions import trading_calendar
+from market_pipelines.pipeline.corrections import sift
 from market_pipelines.pipeline.platform import Platform
-from market_pipelines.store.bars import INDICES, STOCKS, WriteCounts, Written, remove_adjusted_prices, write_prices
+from market_pipelines.store.bars import INDICES, STOCKS, remove_adjusted_prices, write_prices
 from market_pipelines.store.coverage import write_coverage
 from market_pipelines.store.read_bars import read_prices, read_provider_bars, symbols_with_basis
+from market_pipelines.store.upsert import WriteCounts, Written
 
 DAILY = "1d"
 
@@ -37,6 +39,8 @@ class SettleReport:
     chosen: pd.DataFrame
     """The consensus rows of the range, `market.bars.CONSENSUS_COLUMNS`."""
     disagreements: pd.DataFrame
+    held: pd.DataFrame
+    """Of the consensus, what would change a final bar by too much: the stored bar stands until a person decides."""
     missing: pd.DataFrame
     """symbol, session of what was expected and is not there."""
 
@@ -83,9 +87,11 @@ def _settle(
         adjusted = delivered["basis"] != str(Basis.TRADED)
         delivered = delivered[~(adjusted & delivered["symbol"].isin(traded))]
         consensus = agree(delivered, precedence)
+        before = read_prices(connection, market.name, symbols, start, end, table=table)
+        sifted = sift(connection, consensus.chosen, before, table, known_at, run_id)
         written = (
-            write_prices(connection, consensus.chosen, known_at, run_id, table)
-            if len(consensus.chosen)
+            write_prices(connection, sifted.chosen, known_at, run_id, table)
+            if len(sifted.chosen)
             else Written(WriteCounts(), {})
         )
         changed = [symbol for symbol in sorted(traded) if written.of_symbol(symbol).changed]
@@ -104,6 +110,7 @@ def _settle(
         written=written,
         chosen=consensus.chosen,
         disagreements=consensus.disagreements,
+        held=sifted.held,
         missing=coverage.loc[coverage["condition"] == MISSING, ["symbol", "session"]],
     )
 

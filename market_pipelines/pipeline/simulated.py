@@ -21,10 +21,14 @@ from market_pipelines.settings import Settings, SimulatorUse
 _STOP_SECONDS = 5.0
 PREFIXES = {
     "ALPHA_VANTAGE_BASE_URL": "alpha_vantage",
+    "IEX_CLOUD_BASE_URL": "iex_cloud",
+    "POLYGON_BASE_URL": "polygon",
     "STOOQ_BASE_URL": "stooq",
     "YAHOO_BASE_URL": "yahoo",
 }
 """The provider behind each variable, which is also its path on the simulator."""
+RETIRED = {"IEX_CLOUD_BASE_URL"}
+"""Of a service that is no more: nobody has to name another address for it."""
 
 
 class SimulatorUnavailable(Exception):
@@ -34,7 +38,7 @@ class SimulatorUnavailable(Exception):
 def uses_simulator(settings: Settings) -> bool:
     use = settings.market_pipelines_simulator
     if use is SimulatorUse.AUTO:
-        return not settings.has_provider_key and len(named_addresses(settings)) < len(PREFIXES)
+        return not settings.has_provider_key and bool(PREFIXES.keys() - RETIRED - named_addresses(settings).keys())
     return use is SimulatorUse.ON
 
 

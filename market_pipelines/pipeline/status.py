@@ -14,11 +14,10 @@ from market_pipelines.market.consensus import house_name
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.market.sessions import trading_calendar
-from market_pipelines.pipeline.estimate import Quota, quota_of, unready
-from market_pipelines.pipeline.fetch import day_start
+from market_pipelines.pipeline.estimate import unready
 from market_pipelines.pipeline.platform import Platform
+from market_pipelines.pipeline.quota import ProviderQuota, Quota, day_quota, day_start, provider_quotas
 from market_pipelines.pipeline.settle import DAILY
-from market_pipelines.providers.registry import limits
 from market_pipelines.store import schema
 from market_pipelines.store.bars import INDICES, STOCKS
 from market_pipelines.store.coverage import conditions
@@ -53,6 +52,8 @@ class ProviderState:
     """Its newest answer came from the simulator."""
     requests_today: int
     quota: Quota
+    limits: ProviderQuota
+    """All windows, what the provider itself said, and its breaker."""
     per_minute: int
     last_outcome: Outcome | None
     last_reason: str
@@ -129,11 +130,12 @@ def provider_states(platform: Platform) -> tuple[ProviderState, ...]:
     with platform.database.connection() as connection:
         lately = _by_house(provider_activity(connection, now - _A_DAY))
         today = {
-            name: _by_house(
-                provider_activity(connection, day_start(now, limits(name, platform.settings).reset_zone))
-            ).get(name, [])
+            name: _by_house(provider_activity(connection, day_start(now, platform.limits(name).reset_zone))).get(
+                name, []
+            )
             for name in platform.providers
         }
+    quotas = provider_quotas(platform)
     states = []
     for name, provider in platform.providers.items():
         reason = unready(platform, provider)
@@ -146,8 +148,9 @@ def provider_states(platform: Platform) -> tuple[ProviderState, ...]:
                 reason=reason,
                 simulated=last is not None and last.provider != name,
                 requests_today=sum(activity.requests for activity in today[name]),
-                quota=quota_of(platform, name),
-                per_minute=limits(name, platform.settings).per_minute,
+                quota=day_quota(platform, quotas[name]),
+                limits=quotas[name],
+                per_minute=platform.limits(name).per_minute,
                 last_outcome=last.last_outcome if last is not None else None,
                 last_reason=last.last_reason if last is not None else "",
                 last_at=last.last_at if last is not None else None,

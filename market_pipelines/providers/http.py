@@ -95,29 +95,40 @@ class HttpClient:
         begun = time.monotonic()
         home = origin(call.url)
         if not home:
-            return self._answer(received, call, begun, f"'{call.url}' is not the address of a web server")
+            return self._answer(received, call, begun, f"'{call.url}' is not the address of a web server", sent=False)
         params = dict(call.params)
-        if call.secret_params:
+        headers = {**self._headers, **call.headers}
+        if call.secret_params or call.secret_headers:
             if origin(call.secret_origin) != home:
                 return self._answer(
                     received,
                     call,
                     begun,
                     f"not asked: the key belongs to {call.secret_origin or 'no address'}, not to {home}",
+                    sent=False,
                 )
             params |= {name: secret.get_secret_value() for name, secret in call.secret_params.items()}
+            headers |= {name: secret.get_secret_value() for name, secret in call.secret_headers.items()}
+        sent = True
         try:
             with _deadline(self._timeouts.total) as deadline:
-                self._exchange(call, params, home, deadline, received)
+                self._exchange(call, params, headers, home, deadline, received)
                 failure = received.shortfall()
         except _TooLarge:
             failure = f"the body is larger than {self._max_body:,} bytes"
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             failure = self._explain(error, home, received, deadline)
-        return self._answer(received, call, begun, failure)
+            sent = not _never_connected(error)
+        return self._answer(received, call, begun, failure, sent=sent)
 
     def _exchange(
-        self, call: Call, params: Mapping[str, str], home: str, deadline: _Deadline, received: _Received
+        self,
+        call: Call,
+        params: Mapping[str, str],
+        headers: Mapping[str, str],
+        home: str,
+        deadline: _Deadline,
+        received: _Received,
     ) -> None:
         url, query = call.url, params
         session = self._loopback if _is_loopback(urlsplit(url).hostname or "") else self._outside
@@ -125,7 +136,7 @@ class HttpClient:
             with session.get(
                 url,
                 params=query,
-                headers={**self._headers, **call.headers},
+                headers=headers,
                 timeout=(self._timeouts.connect, self._timeouts.read),
                 allow_redirects=False,
                 stream=True,
@@ -172,8 +183,9 @@ class HttpClient:
             what = f"no usable answer: {_innermost(error)}"
         return f"{home}: {what}"
 
-    def _answer(self, received: _Received, call: Call, begun: float, failure: str) -> Answer:
-        secrets = [secret.get_secret_value() for secret in call.secret_params.values()]
+    def _answer(self, received: _Received, call: Call, begun: float, failure: str, *, sent: bool = True) -> Answer:
+        carried = (*call.secret_params.values(), *call.secret_headers.values())
+        secrets = [secret.get_secret_value() for secret in carried]
         return Answer(
             status=0 if failure else received.status,
             body=bytes(received.body),
@@ -181,7 +193,21 @@ class HttpClient:
             received_at=datetime.now(UTC),
             seconds=time.monotonic() - begun,
             failure=_without(failure, secrets),
+            endpoint=call.endpoint,
+            sent=sent,
         )
+
+
+def _never_connected(error: BaseException) -> bool:
+    """Whether no connection came about, so that nobody can have counted the request."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, requests.ConnectTimeout | urllib3.exceptions.NewConnectionError):
+            return True
+        following = seen.__cause__ or seen.__context__ or getattr(seen, "reason", None)
+        inner = seen.args[0] if seen.args and isinstance(seen.args[0], BaseException) else None
+        seen = following if isinstance(following, BaseException) else inner
+    return False
 
 
 class _TooLarge(Exception):

@@ -1,4 +1,4 @@
-"""Which providers there are: the three that ship, and whatever is installed under the entry point group.
+"""Which providers there are: the five that ship, and whatever is installed under the entry point group.
 
 A plug-in that cannot be used is reported and left out; it never stops the others.
 """
@@ -13,6 +13,8 @@ from typing import Protocol
 
 from market_pipelines.providers.alpha_vantage import AlphaVantage
 from market_pipelines.providers.answers import one_line
+from market_pipelines.providers.iex_cloud import IexCloud
+from market_pipelines.providers.polygon import Polygon
 from market_pipelines.providers.protocol import DailyProvider
 from market_pipelines.providers.stooq import Stooq
 from market_pipelines.providers.yahoo import Yahoo
@@ -26,14 +28,15 @@ _log = logging.getLogger(__name__)
 
 
 class ProviderClass(Protocol):
-    """What an entry point has to name. `rate_limit`, `daily_quota` and `quota_zone` are welcome as well."""
+    """What an entry point has to name. `rate_limit`, `rate_limit_second`, `daily_quota` and `quota_zone`
+    are welcome as well."""
 
     name: str
 
     def from_settings(self, settings: Settings, base_url: str | None = None) -> DailyProvider: ...
 
 
-BUILT_IN: Mapping[str, ProviderClass] = {each.name: each for each in (AlphaVantage, Stooq, Yahoo)}
+BUILT_IN: Mapping[str, ProviderClass] = {each.name: each for each in (AlphaVantage, IexCloud, Polygon, Stooq, Yahoo)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +59,15 @@ class Limits:
     """0: no daily quota."""
     reset_zone: str
     """The daily quota begins anew at this zone's midnight."""
+    per_second: int = 0
+    """0: only the minute counts."""
 
 
 def discover() -> Discovery:
     classes = dict(BUILT_IN)
     broken = []
     for entry in entry_points(group=PROVIDERS_GROUP):
-        if entry.name in BUILT_IN and entry.value == _address(BUILT_IN[entry.name]):
+        if entry.name in BUILT_IN and _names(entry, BUILT_IN[entry.name]):
             continue
         found = _load(entry, taken=classes)
         if isinstance(found, BrokenProvider):
@@ -104,6 +109,7 @@ def limits(name: str, settings: Settings) -> Limits:
         per_minute=getattr(settings, f"{name}_rate_limit", getattr(each, "rate_limit", PLUGIN_RATE_LIMIT)),
         per_day=getattr(settings, f"{name}_daily_quota", getattr(each, "daily_quota", 0)),
         reset_zone=getattr(each, "quota_zone", "UTC"),
+        per_second=getattr(settings, f"{name}_rate_limit_second", getattr(each, "rate_limit_second", 0)),
     )
 
 
@@ -120,5 +126,8 @@ def _load(entry: EntryPoint, taken: Mapping[str, ProviderClass]) -> ProviderClas
     return found
 
 
-def _address(each: ProviderClass) -> str:
-    return f"{getattr(each, '__module__', '')}:{getattr(each, '__qualname__', '')}"
+def _names(entry: EntryPoint, each: ProviderClass) -> bool:
+    """Whether an entry point means this class, by its module or by a package around it that hands it out."""
+    module, _, name = entry.value.partition(":")
+    defined_in = getattr(each, "__module__", "")
+    return name == getattr(each, "__qualname__", "") and f"{defined_in}.".startswith(f"{module}.")

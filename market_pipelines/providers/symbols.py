@@ -21,7 +21,7 @@ EXCHANGE_ZONES: Mapping[str, ZoneInfo] = {
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """One provider's rule: a suffix by exchange, a dash where the exchange writes a share class with a dot.
+    """One provider's rule: a suffix by exchange, mostly a dash where the exchange writes a share class with a dot.
 
     A caret marks a world index and takes no suffix.
     """
@@ -30,6 +30,8 @@ class Spelling:
     suffixes: Mapping[str, str]
     case: Callable[[str], str] = str.upper
     lists_indices: bool = True
+    share_class: str = "-"
+    """What stands where the exchange writes a share class with a dot."""
 
     def covers(self, instrument: Instrument) -> bool:
         if self.provider in instrument.provider_symbols:
@@ -47,7 +49,7 @@ class Spelling:
             )
         if instrument.symbol.startswith("^"):
             return self.case(instrument.symbol)
-        return self.case(instrument.symbol.replace(".", "-") + self.suffixes[instrument.mic])
+        return self.case(instrument.symbol.replace(".", self.share_class) + self.suffixes[instrument.mic])
 
     def canonical(self, native: str, mic: str) -> str:
         if mic not in self.suffixes:
@@ -56,9 +58,10 @@ class Spelling:
             return native.upper()
         suffix = self.case(self.suffixes[mic])
         stem = native[: len(native) - len(suffix)]
-        if not native.endswith(suffix) or not stem or "." in stem:
+        foreign_dot = self.share_class != "." and "." in stem
+        if not native.endswith(suffix) or not stem or foreign_dot:
             raise ValueError(f"{native!r} is not how {self.provider} spells a symbol of {mic} (suffix {suffix!r})")
-        return stem.replace("-", ".").upper()
+        return stem.replace(self.share_class, ".").upper()
 
 
 def native_symbols(provider: DailyProvider, instruments: Iterable[Instrument]) -> dict[str, str]:

@@ -9,26 +9,42 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from urllib.parse import unquote
 
 from market_pipelines.market.sessions import trading_calendar
 from market_pipelines.redaction import redact
 from market_pipelines.simulator.clock import SimulatedClock
 from market_pipelines.simulator.edits import EDITS, spoiled
 from market_pipelines.simulator.faults import Failing, FaultBoard
-from market_pipelines.simulator.formats import alpha_vantage, stooq, yahoo, yahoo_refusals
+from market_pipelines.simulator.formats import (
+    alpha_vantage,
+    alpha_vantage_functions,
+    iex_cloud,
+    polygon,
+    stooq,
+    stooq_endpoints,
+    yahoo,
+    yahoo_endpoints,
+    yahoo_refusals,
+)
+from market_pipelines.simulator.formats.asked import CHART, Asked
 from market_pipelines.simulator.formats.reply import HTML, PLAIN, Reply
+from market_pipelines.simulator.minutes import flawed
 from market_pipelines.simulator.rows import Spoil
 from market_pipelines.simulator.traffic import KeptReplies, Request, RequestLog
 from market_pipelines.simulator.truth import World
 
-CHART = "/v8/finance/chart/"
 ERROR_PAGE = Reply(
     200,
     b"<!DOCTYPE html><html><head><title>Error</title></head><body><h1>Something went wrong</h1></body></html>",
     HTML,
 )
 NO_SUCH_PAGE = Reply(404, b"<!DOCTYPE html><html><body>Not Found</body></html>", HTML)
+
+_BODIES: Mapping[str, Mapping[str, Reply]] = {
+    "polygon": polygon.BODIES,
+    "iex_cloud": iex_cloud.BODIES,
+    "stooq": stooq.BODIES,
+}
 
 Active = Mapping[str, tuple[object, ...]]
 
@@ -50,23 +66,6 @@ class Delivery:
     manner: Manner = Manner()
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    provider: str
-    path: str
-    """Below the provider's prefix."""
-    query: Mapping[str, str]
-    accept: str
-    base_url: str
-    """Of this provider on this server."""
-
-    @property
-    def native_symbol(self) -> str:
-        if self.provider == "yahoo":
-            return unquote(self.path.removeprefix(CHART)) if self.path.startswith(CHART) else ""
-        return self.query.get("symbol" if self.provider == "alpha_vantage" else "s", "")
-
-
 class Exchange:
     def __init__(self, world: World, faults: FaultBoard, clock: SimulatedClock) -> None:
         self.world = world
@@ -83,7 +82,7 @@ class Exchange:
         manner = Manner(
             stall=_number(active, "stall"),
             bytes_a_second=_number(active, "slow_loris"),
-            close="close" in active,
+            close="close" in active or (asked.provider == "iex_cloud" and iex_cloud.silent(active)),
             close_mid_body="close_mid_body" in active,
         )
         reply = self._reply(asked, active)
@@ -119,13 +118,16 @@ class Exchange:
         if kept is not None:
             return kept
         spoil = partial(spoiled, {name: active[name] for name in active if name in EDITS})
-        reply = self._ANSWERS[asked.provider](self, asked, now, active, spoil)
+        with flawed(minute for minute in active.get("bad_minute", ()) if isinstance(minute, datetime)):
+            reply = self._ANSWERS[asked.provider](self, asked, now, active, spoil)
         if key is not None and reply.status == 200:
             self._kept.put(key, reply)
         return reply
 
     def _key(self, asked: Asked, now: datetime) -> tuple[object, ...] | None:
         """What an answer depends on; None where every instant has its own, as Yahoo does while trading goes on."""
+        if not asked.daily:
+            return None
         listing = self.world.spelled(asked.provider, asked.native_symbol)
         if listing is None:
             return None
@@ -153,8 +155,10 @@ class Exchange:
             return Reply(200, b"", PLAIN)
         if asked.provider == "alpha_vantage":
             return alpha_vantage.body_named(name, asked.query)
-        if asked.provider == "stooq":
-            return stooq.BODIES[name]
+        if asked.provider in _BODIES:
+            return _BODIES[asked.provider][name]
+        if asked.path == yahoo_refusals.CONSENT_PATH:
+            return yahoo_refusals.CONSENT_PAGE
         return yahoo_refusals.body_named(
             name, asked.native_symbol, asked.query, now=self.clock.now(), base_url=asked.base_url
         )
@@ -162,6 +166,9 @@ class Exchange:
     def _alpha_vantage(self, asked: Asked, now: datetime, active: Active, spoil: Spoil) -> Reply:
         if asked.path != "/query":
             return NO_SUCH_PAGE
+        more = alpha_vantage_functions.answer(asked, self.world, now, active, spoil)
+        if more is not None:
+            return more
         style = alpha_vantage.Style(
             full_is_premium="full_is_premium" in active,
             partial_last_bar="partial_last_bar" in active,
@@ -170,10 +177,9 @@ class Exchange:
         return alpha_vantage.answer(asked.query, self.world, now, accept=asked.accept, spoil=spoil, style=style)
 
     def _yahoo(self, asked: Asked, now: datetime, active: Active, spoil: Spoil) -> Reply:
-        if asked.path == "/v1/test/getcrumb":
-            return yahoo_refusals.CRUMB
-        if asked.path == "/guce.yahoo.com/consent":
-            return yahoo_refusals.CONSENT_PAGE
+        more = yahoo_endpoints.answer(asked, self.world, now, active, spoil)
+        if more is not None:
+            return more
         if not asked.path.startswith(CHART):
             return NO_SUCH_PAGE
         if "crumb_gate" in active and asked.query.get("crumb", "") != yahoo_refusals.CRUMB.body.decode():
@@ -188,6 +194,9 @@ class Exchange:
         return yahoo.answer(asked.native_symbol, asked.query, self.world, now, spoil=spoil, style=style)
 
     def _stooq(self, asked: Asked, now: datetime, active: Active, spoil: Spoil) -> Reply:
+        more = stooq_endpoints.answer(asked, self.world, now, active, spoil)
+        if more is not None:
+            return more
         if asked.path.rstrip("/") != "/q/d/l":
             return NO_SUCH_PAGE
         style = stooq.Style(
@@ -198,7 +207,19 @@ class Exchange:
         )
         return stooq.answer(asked.query, self.world, now, spoil=spoil, style=style)
 
-    _ANSWERS = {"alpha_vantage": _alpha_vantage, "yahoo": _yahoo, "stooq": _stooq}  # noqa: RUF012 - never changes
+    def _polygon(self, asked: Asked, now: datetime, active: Active, spoil: Spoil) -> Reply:
+        return polygon.answer(asked, self.world, now, active, spoil) or NO_SUCH_PAGE
+
+    def _iex_cloud(self, asked: Asked, now: datetime, active: Active, spoil: Spoil) -> Reply:
+        return iex_cloud.answer(asked, self.world, now, active, spoil) or NO_SUCH_PAGE
+
+    _ANSWERS = {  # noqa: RUF012 - never changes
+        "alpha_vantage": _alpha_vantage,
+        "yahoo": _yahoo,
+        "polygon": _polygon,
+        "iex_cloud": _iex_cloud,
+        "stooq": _stooq,
+    }
 
 
 class Budget:

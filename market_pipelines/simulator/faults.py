@@ -9,15 +9,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime
 
-from market_pipelines.simulator.formats import alpha_vantage, stooq, yahoo_refusals
+from market_pipelines.simulator.formats import alpha_vantage, iex_cloud, polygon, stooq, yahoo_refusals
+from market_pipelines.simulator.formats.yahoo_gate import CRUMB_FAULTS
 
-PROVIDERS = ("alpha_vantage", "yahoo", "stooq")
+PROVIDERS = ("alpha_vantage", "yahoo", "polygon", "iex_cloud", "stooq")
 COMMON_BODIES = ("html", "empty")
 BODIES: dict[str, tuple[str, ...]] = {
     "alpha_vantage": (*alpha_vantage.BODIES, *COMMON_BODIES),
     "yahoo": (*yahoo_refusals.BODIES, *COMMON_BODIES),
+    "polygon": (*polygon.BODIES, *COMMON_BODIES),
+    "iex_cloud": (*iex_cloud.BODIES, *COMMON_BODIES),
     "stooq": (*stooq.BODIES, *COMMON_BODIES),
 }
 
@@ -68,6 +71,13 @@ def _day(text: str) -> date:
 
 def _place(text: str) -> object:
     return Place(None) if text.lower() == "on" else Place(_day(text))
+
+
+def _minute(text: str) -> object:
+    minute = datetime.fromisoformat(text)
+    if minute.tzinfo is not None or minute.second or minute.microsecond:
+        raise ValueError
+    return minute.replace(tzinfo=UTC)
 
 
 def _days(text: str) -> object:
@@ -131,6 +141,36 @@ def _symbol(text: str) -> object:
     return text
 
 
+def _hidden(text: str) -> object:
+    if text not in ("missing", "null", "empty"):
+        raise ValueError
+    return text
+
+
+def _pages(text: str) -> object:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+def _names(text: str) -> object:
+    """One or more words."""
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    if not names:
+        raise ValueError
+    return names
+
+
+def _one_of(*words: str) -> Callable[[str], object]:
+    def read(text: str) -> object:
+        if text not in words:
+            raise ValueError
+        return text
+
+    return read
+
+
 def _separator(text: str) -> object:
     named = {"semicolon": ";", "tab": "\t"}.get(text, text)
     if len(named) != 1:
@@ -156,6 +196,7 @@ KINDS: tuple[Kind, ...] = (
     Kind("close", _switch, "on", "closes without an answer"),
     Kind("close_mid_body", _switch, "on", "closes after half of the announced body"),
     Kind("truncated", _switch, "on", "half of the body, announced as if it were all"),
+    Kind("bad_minute", _minute, "a minute in UTC: 2026-11-20T15:00", "within the session, a low below zero"),
     Kind("negative_price", _place, _ROW, "a low below zero"),
     Kind("nan_price", _place, _ROW, "a close that is not a number"),
     Kind("high_below_low", _place, _ROW, "high and low change places"),
@@ -178,7 +219,7 @@ KINDS: tuple[Kind, ...] = (
         _symbol,
         "the provider's spelling of another symbol",
         "the answer is about that symbol",
-        ("alpha_vantage", "yahoo"),
+        ("alpha_vantage", "yahoo", "polygon"),
     ),
     Kind(
         "per_second",
@@ -190,16 +231,54 @@ KINDS: tuple[Kind, ...] = (
     Kind("per_day", _count, "requests", "more than that since the start get the daily notice", ("alpha_vantage",)),
     Kind("full_is_premium", _switch, "on", "outputsize=full is refused", ("alpha_vantage",)),
     Kind("partial_last_bar", _switch, "on", "a session under way has a row already", ("alpha_vantage",)),
+    Kind("bar_end", _switch, "on", "intraday stamps name the end of a bar, as in 2020", ("alpha_vantage",)),
+    Kind("compact_only", _switch, "on", "intraday bars: 100 rows, whatever size was asked for", ("alpha_vantage",)),
+    Kind("sold", _names, "functions with commas between, or all", "answered as to a free key", ("alpha_vantage",)),
     Kind("live_duplicate", _switch, "on", "the newest day comes with two stamps", ("yahoo",)),
     Kind("events_mismatch", _switch, "on", "keys and dates of events are years apart", ("yahoo",)),
     Kind("granularity", _symbol, "an interval", "meta names this interval", ("yahoo",)),
     Kind("empty_range", _switch, "on", "no rows, no `timestamp`", ("yahoo",)),
     Kind("crumb_gate", _switch, "on", "charts want the crumb of /v1/test/getcrumb", ("yahoo",)),
+    Kind(
+        "crumb_refused",
+        _one_of("first", "always"),
+        "first or always",
+        "401 for the crumb of the first way, or for any",
+        ("yahoo",),
+    ),
+    Kind("getcrumb", _one_of(*CRUMB_FAULTS), ", ".join(CRUMB_FAULTS), "instead of a crumb", ("yahoo",)),
+    Kind("no_cookie", _switch, "on", "the first cookie host gives no cookie", ("yahoo",)),
+    Kind("stale_quote", _day, "a session", "quotes are as of then", ("yahoo",)),
+    Kind("null_rows", _count, "bars", "so many of the newest intraday bars have no values", ("yahoo",)),
+    Kind("stray_extended", _switch, "on", "intraday bars of extended hours without being asked", ("yahoo",)),
+    Kind("delayed", _switch, "on", "status DELAYED beside the data", ("polygon",)),
+    Kind("no_results", _hidden, "missing, null or empty", "what `results` is instead of rows", ("polygon",)),
+    Kind("clipped_history", _day, "a date", "nothing before it, and not a word about it", ("polygon",)),
+    Kind("refused_history", _day, "a date", "questions that begin earlier are refused with 403", ("polygon",)),
+    Kind("page_size", _pages, "rows, from 1", "pages of so many rows", ("polygon",)),
+    Kind("foreign_next_url", _symbol, "a host", "the next page is said to be there", ("polygon",)),
+    Kind("adjusted_anyway", _switch, "on", "prices are restated for splits, whatever is asked", ("polygon",)),
+    Kind("republished", _switch, "on", "flat files with late trades in them, under another ETag", ("polygon",)),
     Kind("polish_headers", _switch, "on", "headers and refusals of stooq.pl", ("stooq",)),
     Kind("no_volume", _switch, "on", "no Volume column", ("stooq",)),
     Kind("separator", _separator, "a character, or `semicolon`", "instead of the comma", ("stooq",)),
-    Kind("key_required", _symbol, "any, or the one accepted key", "without it the key page", ("stooq",)),
+    Kind(
+        "key_required",
+        _symbol,
+        "any, or the one accepted key",
+        "without it the key page, or IEX's words about the key",
+        ("stooq", "iex_cloud"),
+    ),
     Kind("readjusted", _scale, "-0.5%", "all earlier history restated once more", ("stooq",)),
+    Kind("headerless", _switch, "on", "light quotes without a header", ("stooq",)),
+    Kind("with_name", _switch, "on", "light quotes with a last column Name", ("stooq",)),
+    Kind("partial_nd", _switch, "on", "light quotes with N/D for a volume", ("stooq",)),
+    Kind("serving", _switch, "on", "answers at all; without it every connection is closed", ("iex_cloud",)),
+    Kind("own_trades_only", _switch, "on", "minutes without the trades of other exchanges", ("iex_cloud",)),
+    Kind("null_minutes", _count, "a number N", "every Nth minute without any trade", ("iex_cloud",)),
+    Kind("old_gaps", _switch, "on", "-1 instead of null, as in the older API", ("iex_cloud",)),
+    Kind("restated_only", _switch, "on", "days without their prices as traded", ("iex_cloud",)),
+    Kind("range_refused", _switch, "on", "every range of a chart gets the words about the key", ("iex_cloud",)),
 )
 
 

@@ -14,6 +14,9 @@ from importlib.resources import files
 YAHOO_SUFFIX = {"XNYS": "", "XWAR": ".WA", "XLON": ".L", "XTKS": ".T"}
 STOOQ_SUFFIX = {"XNYS": ".us", "XWAR": "", "XLON": ".uk", "XTKS": ".jp"}
 ALPHA_VANTAGE_SUFFIX = {"XNYS": "", "XLON": ".LON"}
+UNCHANGED_SPELLING = ("polygon", "iex_cloud")
+"""They write New York's symbols as the exchange does, and list nothing else."""
+SPELLINGS = ("alpha_vantage", "yahoo", "stooq", *UNCHANGED_SPELLING)
 NOT_LISTED = "-"
 """In the spelling columns of the data: this provider does not know the instrument."""
 
@@ -48,6 +51,8 @@ class Listing:
 
     def spelled_by(self, provider: str) -> str | None:
         """The provider's own symbol, or None where it does not list the instrument."""
+        if provider in UNCHANGED_SPELLING:
+            return self.symbol if self.mic == "XNYS" and self.kind != "index" else None
         written = {"yahoo": self.yahoo, "stooq": self.stooq, "alpha_vantage": self.alpha_vantage}[provider]
         return None if written == NOT_LISTED else written
 
@@ -91,6 +96,37 @@ def _listing(row: dict[str, str]) -> Listing:
         stooq=_spelling(row, "stooq", STOOQ_SUFFIX).lower(),
         alpha_vantage=_spelling(row, "alpha_vantage", ALPHA_VANTAGE_SUFFIX),
         halts="halts" in row["flags"].split(),
+    )
+
+
+def invented_listings(count: int) -> tuple[Listing, ...]:
+    """So many more shares of New York, INV0001 and on: a market as large as one wants to load."""
+    return tuple(
+        _listing(
+            {
+                "symbol": f"INV{number:04}",
+                "mic": "XNYS",
+                "name": f"Invented Corporation {number}",
+                "kind": "equity",
+                "currency": "USD",
+                "venue": "NYQ",
+                "first_session": "2010-01-04",
+                "delisted_on": "",
+                "start_price": str(10 + number % 90),
+                "drift": "0.05",
+                "volatility": "0.25",
+                "volume": str(200_000 + 10_000 * (number % 100)),
+                "dividend_yield": "0.02",
+                "dividends_per_year": "4",
+                "dividends_from": "2010-01-04",
+                "splits": "2022-06-06:2" if number % 10 == 0 else "",
+                "yahoo": "",
+                "stooq": "",
+                "alpha_vantage": "",
+                "flags": "",
+            }
+        )
+        for number in range(1, count + 1)
     )
 
 

@@ -16,9 +16,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 from market_pipelines.simulator import control
 from market_pipelines.simulator.clock import SimulatedClock
-from market_pipelines.simulator.exchange import Asked, Delivery, Exchange
+from market_pipelines.simulator.exchange import Delivery, Exchange
 from market_pipelines.simulator.faults import PROVIDERS, Fault, FaultBoard
+from market_pipelines.simulator.formats.asked import Asked
 from market_pipelines.simulator.formats.reply import Reply
+from market_pipelines.simulator.listings import all_listings, invented_listings
 from market_pipelines.simulator.traffic import RequestLog
 from market_pipelines.simulator.truth import DEFAULT_SEED, World
 
@@ -129,6 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
                 query=query,
                 accept=self.headers.get("Accept", ""),
                 base_url=f"{self.server.url}/{provider}",
+                headers={name.lower(): value for name, value in self.headers.items()},
             )
             self._deliver(self.server.exchange.deliver(asked, self.path))
         else:
@@ -197,8 +200,11 @@ class Simulator:
         seed: int = DEFAULT_SEED,
         faults: Iterable[str | Fault] = (),
         clock: datetime | None = None,
+        more: int = 0,
     ) -> None:
-        self.world = World(seed)
+        """`more`: so many invented shares beside those of the list."""
+        listings = (*all_listings(), *invented_listings(more)) if more else None
+        self.world = World(seed, listings, cached=512 + more)
         self.faults = FaultBoard(faults)
         self.clock = SimulatedClock(clock)
         self._exchange = Exchange(self.world, self.faults, self.clock)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from market_pipelines.market.sessions import TradingCalendar, trading_calendar
-from market_pipelines.simulator.listings import Listing, all_listings
+from market_pipelines.simulator.listings import SPELLINGS, Listing, all_listings
 
 DEFAULT_SEED = 20_260_515
 Floats = npt.NDArray[np.float64]
@@ -209,7 +209,7 @@ class World:
         self._by_symbol = {(listing.symbol, listing.mic): listing for listing in self.listings}
         self._by_spelling = {
             (provider, spelled.upper()): listing
-            for provider in ("alpha_vantage", "yahoo", "stooq")
+            for provider in SPELLINGS
             for listing in self.listings
             if (spelled := listing.spelled_by(provider)) is not None
         }

@@ -69,10 +69,28 @@ class Database:
     @contextlib.contextmanager
     def connection(self) -> Iterator[Transaction]:
         """A transaction: committed when the block ends, rolled back when it raises."""
+        with self._lent() as connection, connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def statements(self) -> Iterator[Transaction]:
+        """Each statement is a transaction by itself, committed when it returns: one round trip, and no lock is
+        ever held by a process that stopped in between."""
+        with self._lent() as connection:
+            connection.autocommit = True
+            try:
+                yield connection
+            finally:
+                if connection.info.transaction_status is psycopg.pq.TransactionStatus.IDLE:
+                    connection.autocommit = False
+                else:
+                    connection.close()
+
+    @contextlib.contextmanager
+    def _lent(self) -> Iterator[Transaction]:
         connection = self._taken()
         try:
-            with connection:
-                yield connection
+            yield connection
         except psycopg.OperationalError as error:
             if not connection.broken:
                 raise

@@ -46,6 +46,8 @@ class FetchRecord:
     """Of the answer."""
     reason: str = ""
     run_id: str | None = None
+    capability: str = "daily"
+    """What was asked for: `providers.protocol.Capability`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,16 +56,6 @@ class StoredFetch(FetchRecord):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outcome", Outcome(self.outcome))
-
-
-@dataclass(frozen=True, slots=True)
-class QuotaUse:
-    provider: str
-    window: str
-    """minute or day, both rolling."""
-    used: int
-    resets_at: datetime | None
-    """When the oldest request of the window stops counting."""
 
 
 class JobStatus(StrEnum):
@@ -94,7 +86,7 @@ class Job:
 
 _FETCH_COLUMNS: LiteralString = """
     fetch_id, provider, endpoint, outcome, fetched_at, market, symbol, "from" AS start, "to" AS "end", http_status,
-    rows, bytes, sha256, archive_path, duration, url, params, headers, reason, run_id
+    rows, bytes, sha256, archive_path, duration, url, params, headers, reason, run_id, capability
 """
 
 
@@ -104,12 +96,12 @@ def record_fetch(connection: Transaction, record: FetchRecord) -> int:
         """
         INSERT INTO market.fetches (
             provider, endpoint, market, symbol, "from", "to", outcome, http_status, rows, bytes, sha256, archive_path,
-            fetched_at, duration, url, params, headers, reason, run_id
+            fetched_at, duration, url, params, headers, reason, run_id, capability
         )
         VALUES (
             %(provider)s, %(endpoint)s, %(market)s, %(symbol)s, %(start)s, %(end)s, %(outcome)s, %(http_status)s,
             %(rows)s, %(bytes)s, %(sha256)s, %(archive_path)s, %(fetched_at)s, %(duration)s, %(url)s, %(params)s,
-            %(headers)s, %(reason)s, %(run_id)s
+            %(headers)s, %(reason)s, %(run_id)s, %(capability)s
         )
         RETURNING fetch_id
         """,
@@ -133,6 +125,7 @@ def record_fetch(connection: Transaction, record: FetchRecord) -> int:
             "headers": _redacted(record.headers),
             "reason": redact(record.reason).replace("\x00", ""),
             "run_id": record.run_id,
+            "capability": record.capability,
         },
     ).fetchone()
     return int(_only(row)[0])
@@ -149,6 +142,7 @@ def fetches(
     since: datetime | None = None,
     until: datetime | None = None,
     run_id: str | None = None,
+    capability: str | None = None,
     latest_only: bool = False,
     archived_only: bool = False,
     limit: int | None = None,
@@ -175,6 +169,7 @@ def fetches(
                   AND (%(since)s::timestamptz IS NULL OR fetched_at >= %(since)s)
                   AND (%(until)s::timestamptz IS NULL OR fetched_at <= %(until)s)
                   AND (%(run_id)s::text IS NULL OR run_id = %(run_id)s)
+                  AND (%(capability)s::text IS NULL OR capability = %(capability)s)
                   AND (NOT %(archived_only)s OR sha256 IS NOT NULL)
             ORDER BY {order}
         ) AS found
@@ -190,28 +185,12 @@ def fetches(
         "since": since,
         "until": until,
         "run_id": run_id,
+        "capability": capability,
         "archived_only": archived_only,
         "limit": limit,
     }
     with connection.cursor(row_factory=class_row(StoredFetch)) as cursor:
         return cursor.execute(query, parameters).fetchall()
-
-
-def requests_since(connection: Transaction, provider: str, instant: datetime) -> int:
-    """How many requests went to the provider after the instant."""
-    row = connection.execute(
-        "SELECT count(*) FROM market.fetches WHERE provider = %s AND fetched_at > %s",
-        (provider, checked_instant(instant, "instant")),
-    ).fetchone()
-    return int(_only(row)[0])
-
-
-def quota_use(connection: Transaction) -> list[QuotaUse]:
-    """What every provider has been asked in the last minute and the last day, by the database's clock."""
-    rows = connection.execute(
-        'SELECT provider, "window", used, resets_at FROM market.provider_quota ORDER BY provider, "window"'
-    )
-    return [QuotaUse(*row) for row in rows]
 
 
 _JOB_LOCKS = 0x4A4F4253

@@ -11,10 +11,12 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from market_pipelines.market.actions import ActionKind, CorporateAction
+from market_pipelines.market.claims import combined
 from market_pipelines.market.instruments import Instrument, Kind
-from market_pipelines.store.bars import WriteCounts
+from market_pipelines.store.claims import write_claims
 from market_pipelines.store.copying import checked_instant
 from market_pipelines.store.database import Transaction
+from market_pipelines.store.upsert import WriteCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +38,27 @@ VALUES (
     %(provider_symbols)s, %(at)s
 )
 ON CONFLICT (market, symbol) DO UPDATE
-SET company_name = excluded.company_name, exchange = excluded.exchange, currency = excluded.currency,
-    kind = excluded.kind, listed_from = excluded.listed_from, delisted_on = excluded.delisted_on,
-    provider_symbols = excluded.provider_symbols, is_active = true, updated_at = excluded.updated_at
-WHERE (s.company_name, s.exchange, s.currency, s.kind, s.listed_from, s.delisted_on, s.provider_symbols, s.is_active)
+SET company_name = {name}, exchange = excluded.exchange, currency = excluded.currency,
+    kind = excluded.kind, listed_from = {listed_from}, delisted_on = {delisted_on},
+    provider_symbols = excluded.provider_symbols, is_active = true, followed = true, updated_at = excluded.updated_at
+WHERE (s.company_name, s.exchange, s.currency, s.kind, s.listed_from, s.delisted_on, s.provider_symbols, s.is_active,
+       s.followed)
       IS DISTINCT FROM
-      (excluded.company_name, excluded.exchange, excluded.currency, excluded.kind, excluded.listed_from,
-       excluded.delisted_on, excluded.provider_symbols, true)
+      ({name}, excluded.exchange, excluded.currency, excluded.kind, {listed_from}, {delisted_on},
+       excluded.provider_symbols, true, true)
 RETURNING xmax = 0
 """
+
+# What a list of the exchange says fills in what an instrument does not say about itself.
+_FILLED_IN: dict[str, sql.Composable] = {
+    "name": sql.SQL("coalesce(nullif(excluded.company_name, ''), s.company_name)"),
+    "listed_from": sql.SQL(
+        "CASE WHEN s.listed_by IS NULL THEN excluded.listed_from ELSE coalesce(excluded.listed_from, s.listed_from) END"
+    ),
+    "delisted_on": sql.SQL(
+        "CASE WHEN s.listed_by IS NULL THEN excluded.delisted_on ELSE coalesce(excluded.delisted_on, s.delisted_on) END"
+    ),
+}
 
 _UPSERT_INDEX: LiteralString = """
 INSERT INTO market.market_indices AS s (
@@ -95,13 +109,15 @@ def write_instruments(
 ) -> WriteCounts:
     """Indices into market_indices, everything else into stocks. What was inactive and is named becomes active.
 
-    `deactivate_others_of` names a market whose list this is in full: what it lacks becomes inactive (`removed`).
+    `deactivate_others_of` names a market whose list this is in full: what it lacks becomes inactive (`removed`),
+    unless a list of the exchange names it.
     """
     checked_instant(at, "at")
     counts = WriteCounts()
+    upsert_stock, upsert_index = sql.SQL(_UPSERT_STOCK).format(**_FILLED_IN), sql.SQL(_UPSERT_INDEX)
     for instrument in sorted(instruments, key=lambda one: (one.market, one.symbol)):
         row = connection.execute(
-            _UPSERT_INDEX if instrument.kind is Kind.INDEX else _UPSERT_STOCK,
+            upsert_index if instrument.kind is Kind.INDEX else upsert_stock,
             {
                 "symbol": instrument.symbol,
                 "market": instrument.market,
@@ -151,15 +167,18 @@ def write_actions(
     *,
     complete: tuple[str, date, date] | None = None,
 ) -> WriteCounts:
-    """An action that is there with the same value is left alone, whoever said it; another value replaces it.
+    """What one provider says, taken as it is: its claims, and what is agreed on with nobody else being asked.
+
+    An action that is there with the same value is left alone, whoever said it; another value replaces it.
 
     `complete` = (symbol, from, through): the provider has shown all there is of this symbol between two dates, so what
     it said before and says no more is withdrawn. Superseded versions are kept in corporate_action_revisions.
     """
     checked_instant(known_at, "known_at")
     connection.execute("SELECT set_config('market.known_at', %s, true)", (known_at.isoformat(),))
+    write_claims(connection, market, provider, actions, known_at, complete=complete)
     counts = WriteCounts()
-    for action in sorted(actions):
+    for action in combined(actions):
         split = action.kind is ActionKind.SPLIT
         row = connection.execute(
             _UPSERT_ACTION,
@@ -325,8 +344,9 @@ def _deactivate_others(
     for table, indices in tables.items():
         named = [one.symbol for one in instruments if one.market == market and (one.kind is Kind.INDEX) is indices]
         query = sql.SQL(
-            "UPDATE {} SET is_active = false, updated_at = %s WHERE market = %s AND is_active AND symbol <> ALL(%s)"
-        ).format(sql.Identifier("market", table))
+            "UPDATE {} SET is_active = false, updated_at = %s "
+            "WHERE market = %s AND is_active AND symbol <> ALL(%s) AND {}"
+        ).format(sql.Identifier("market", table), sql.SQL("true" if indices else "listed_by IS NULL"))
         removed += connection.execute(query, (at, market, named)).rowcount
     return WriteCounts(removed=removed)
 

@@ -74,12 +74,19 @@ def picture(page: Page, name: str) -> None:
 
 def test_the_lineage_of_a_market_is_drawn_with_every_check_passed(page: Page) -> None:
     page.goto("/locations/market_pipelines/asset-groups/us/lineage")
-    for asset in ("instruments", "yahoo_daily", "alpha_vantage_daily", "stooq_daily", "corporate_actions"):
+    for asset in (
+        "instruments",
+        "yahoo_daily",
+        "alpha_vantage_daily",
+        "polygon_daily",
+        "stooq_daily",
+        "corporate_actions",
+    ):
         expect(page.get_by_text(asset, exact=True).first).to_be_visible()
     for asset in ("stock_prices", "index_prices"):
         expect(page.get_by_text(asset, exact=True).first).to_be_visible()
-    expect(page.get_by_text("17 / 17 Passed")).to_have_count(2)
-    expect(page.get_by_text("1 / 1 Passed")).to_have_count(3)
+    expect(page.get_by_text("18 / 18 Passed")).to_have_count(2)
+    expect(page.get_by_text("1 / 1 Passed")).to_have_count(5)
     picture(page, "lineage")
 
 
@@ -97,14 +104,14 @@ def test_a_partition_shows_what_is_in_it(page: Page, platform: Platform) -> None
 
 def test_the_checks_say_what_they_found(page: Page) -> None:
     page.goto("/assets/us/stock_prices?view=checks")
-    expect(page.get_by_text("Checks (17)")).to_be_visible()
+    expect(page.get_by_text("Checks (18)")).to_be_visible()
     expect(page.get_by_text(re.compile(r"^2000 of 2000 expected bars are stored$"))).to_be_visible()
-    expect(page.get_by_text("Succeeded")).to_have_count(17)
+    expect(page.get_by_text("Succeeded")).to_have_count(18)
     picture(page, "checks")
 
 
 def test_a_ranged_run_is_green_from_first_to_last_step(page: Page, platform: Platform) -> None:
-    said = re.search(r"^us: .* \(run ([0-9a-f]{8})\)$", platform.said(), re.MULTILINE)
+    said = re.search(r"^us: stock_prices .* \(run ([0-9a-f]{8})\)$", platform.said(), re.MULTILINE)
     assert said is not None
     page.goto("/runs")
     page.get_by_text(said[1]).first.click()
@@ -115,11 +122,20 @@ def test_a_ranged_run_is_green_from_first_to_last_step(page: Page, platform: Pla
     picture(page, "run")
 
 
-def test_both_schedules_are_on(page: Page) -> None:
+def test_the_intraday_lineage_is_drawn_beside_it(page: Page) -> None:
+    page.goto("/locations/market_pipelines/asset-groups/us_intraday/lineage")
+    for asset in ("yahoo_intraday", "alpha_vantage_intraday", "polygon_intraday", "stock_prices_intraday"):
+        expect(page.get_by_text(asset, exact=True).first).to_be_visible()
+    expect(page.get_by_text("2 / 2 Passed")).to_have_count(1)
+    picture(page, "intraday")
+
+
+def test_all_schedules_are_on(page: Page) -> None:
     page.goto("/automation")
-    for schedule in ("us_after_close", "pl_after_close"):
-        expect(page.get_by_text(schedule)).to_be_visible()
-    expect(page.get_by_role("checkbox", checked=True)).to_have_count(2)
+    for market in ("us", "pl"):
+        for schedule in ("after_close", "intraday_after_close", "weekend"):
+            expect(page.get_by_text(f"{market}_{schedule}", exact=True)).to_be_visible()
+    expect(page.get_by_role("checkbox", checked=True)).to_have_count(6)
     picture(page, "schedules")
 
 

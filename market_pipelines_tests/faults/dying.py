@@ -17,9 +17,9 @@ from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 from unittest.mock import patch
 
-from market_pipelines.pipeline import refresh
+from market_pipelines.pipeline import backfill as backfilling
 from market_pipelines.pipeline.platform import open_platform
-from market_pipelines.pipeline.refresh import backfill_daily, instruments_of
+from market_pipelines.pipeline.refresh import instruments_of
 from market_pipelines.settings import read_settings
 from market_pipelines_tests.faults.house import HttpByTheClock
 
@@ -47,13 +47,16 @@ POINTS = {
     "after the quarantine, before its commit": Point("market_pipelines.pipeline.pull.quarantine_rows", False),
     "after the provider bars are committed": Point("market_pipelines.pipeline.pull.keep_attempts", False, 2),
     "after instruments, before their commit": Point("market_pipelines.pipeline.refresh.write_instruments", False, 2),
-    "among the corporate actions": Point("market_pipelines.pipeline.actions.write_actions", False, 2),
+    "among the claims of corporate actions": Point("market_pipelines.pipeline.reconcile.write_claims", False, 2),
+    "after corporate actions are agreed on, before their commit": Point(
+        "market_pipelines.pipeline.reconcile.settle_actions", False, 2
+    ),
     "after corporate actions, before prices": Point("market_pipelines.pipeline.refresh.collect_actions", False, 1),
     "after prices, before their coverage": Point("market_pipelines.pipeline.settle.write_prices", False, 2),
     "after the coverage, before the commit": Point("market_pipelines.pipeline.settle.write_coverage", False, 2),
     "between two batches": Point("market_pipelines.pipeline.refresh.settle_daily", False, 1),
-    "before the job's end is written down": Point("market_pipelines.pipeline.refresh.job_finished", True),
-    "after the job's end, before its commit": Point("market_pipelines.pipeline.refresh.job_finished", False),
+    "before the job's end is written down": Point("market_pipelines.pipeline.results.job_finished", True),
+    "after the job's end, before its commit": Point("market_pipelines.pipeline.results.job_finished", False),
 }
 
 
@@ -94,12 +97,12 @@ def backfill(symbols: list[str], start: date, end: date, now: datetime) -> None:
         return now
 
     with (
-        patch.object(refresh, "BATCH", BATCH),
+        patch.object(backfilling, "BATCH", BATCH),
         open_platform(read_settings(env_file=None), clock) as opened,
         HttpByTheClock(clock) as http,
     ):
         market = opened.market("us")
-        backfill_daily(replace(opened, http=http), market, instruments_of(market, symbols), start, end)
+        backfilling.backfill_bars(replace(opened, http=http), market, instruments_of(market, symbols), start, end)
 
 
 def main() -> None:

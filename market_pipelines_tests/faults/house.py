@@ -23,7 +23,8 @@ from market_pipelines.market.actions import ActionKind, CorporateAction
 from market_pipelines.market.bars import VALUE_COLUMNS
 from market_pipelines.pipeline.markets import read_markets
 from market_pipelines.pipeline.platform import Platform
-from market_pipelines.pipeline.refresh import SymbolResult, instruments_of, refresh_daily
+from market_pipelines.pipeline.refresh import instruments_of, refresh_daily
+from market_pipelines.pipeline.results import SymbolResult
 from market_pipelines.providers.http import HttpClient, Timeouts
 from market_pipelines.providers.protocol import Answer, Call
 from market_pipelines.providers.registry import build_providers
@@ -239,6 +240,7 @@ CONTENTS = {
     "market_index_prices": "symbol, market, session, open, high, low, close, volume, provider, condition, provisional",
     "provider_bars": "symbol, market, session, open, high, low, close, volume, provider, basis, provisional",
     "corporate_actions": "symbol, market, ex_date, kind, factor, amount, provider",
+    "provider_actions": "symbol, market, provider, ex_date, kind, value",
     "actions_known": "symbol, market, provider, known_from, known_through",
     "coverage": "market, interval, symbol, session, condition",
     "quarantine": "market, symbol, session, open, high, low, close, volume, provider, rule, severity, detail",

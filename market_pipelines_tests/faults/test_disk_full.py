@@ -15,7 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from market_pipelines.cli.main import app
-from market_pipelines.pipeline.refresh import backfill_daily, instruments_of
+from market_pipelines.pipeline.backfill import backfill_bars
+from market_pipelines.pipeline.refresh import instruments_of
 from market_pipelines.store import archive as archive_module
 from market_pipelines.store.archive import ArchiveFull, RawArchive
 from market_pipelines.store.disk import DiskFloor
@@ -95,12 +96,12 @@ def test_a_disk_that_fills_up_during_a_backfill_keeps_the_batches_before_it(
     with monkeypatch.context() as filling:
         filling.setattr(shutil, "disk_usage", FillingDisk(room_for=12).usage)
         with pytest.raises(ArchiveFull, match=r"are free"):
-            backfill_daily(house.platform, market, instruments, START, END)
+            backfill_bars(house.platform, market, instruments, START, END)
     assert house.rows("SELECT count(DISTINCT symbol) FROM market.stock_prices") == [(10,)]
     assert unreadable_answers(house.archive.root) == []
     assert untrue_rows(house) == []
 
-    again = backfill_daily(house.platform, market, instruments, START, END)
+    again = backfill_bars(house.platform, market, instruments, START, END)
     assert len(again.skipped) == 10
     assert not again.failed
     assert house.rows("SELECT count(DISTINCT symbol) FROM market.stock_prices") == [(15,)]
@@ -138,7 +139,7 @@ def test_a_disk_that_is_full_sooner_than_the_floor_says_leaves_no_half_written_f
     assert house.rows("SELECT count(*) FROM market.stock_prices") == [(0,)]
 
     market = house.platform.market("us")
-    assert not backfill_daily(house.platform, market, instruments_of(market, ["AAPL"]), START, END).failed
+    assert not backfill_bars(house.platform, market, instruments_of(market, ["AAPL"]), START, END).failed
     assert untrue_rows(house) == []
 
 

@@ -19,8 +19,9 @@ from unittest.mock import patch
 
 import pytest
 
-from market_pipelines.pipeline import refresh
-from market_pipelines.pipeline.refresh import RefreshReport, backfill_daily, instruments_of
+from market_pipelines.pipeline import backfill as backfilling
+from market_pipelines.pipeline.refresh import instruments_of
+from market_pipelines.pipeline.results import RefreshReport
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.archive import RawArchive
 from market_pipelines.store.database import Database, DatabaseUnavailable
@@ -56,8 +57,8 @@ def faulty_house(folder: Path, url: str, simulator: Simulator) -> Iterator[House
 
 def backfill(house: House) -> RefreshReport:
     market = house.platform.market("us")
-    with patch.object(refresh, "BATCH", dying.BATCH):
-        return backfill_daily(house.platform, market, instruments_of(market, SYMBOLS), START, END)
+    with patch.object(backfilling, "BATCH", dying.BATCH):
+        return backfilling.backfill_bars(house.platform, market, instruments_of(market, SYMBOLS), START, END)
 
 
 def stored(house: House) -> Contents:
@@ -147,7 +148,9 @@ def test_two_backfills_of_the_same_range_store_the_same_rows_and_revise_nothing(
         market = house.platform.market("us")
         for hours in range(2):
             house.clock.set(house.clock() + timedelta(hours=hours))
-            report = backfill_daily(house.platform, market, instruments_of(market, SYMBOLS), START, END, again=True)
+            report = backfilling.backfill_bars(
+                house.platform, market, instruments_of(market, SYMBOLS), START, END, again=True
+            )
             assert [result.revisions for result in report.symbols] == [0] * len(SYMBOLS)
             assert stored(house) == undisturbed
     postgres_server.drop(url)

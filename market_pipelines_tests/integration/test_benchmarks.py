@@ -15,7 +15,7 @@ from benchmarks.registry import BENCHMARKS
 from benchmarks.results import Result, load
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK_ONES = ("store", "parse", "definitions")
+QUICK_ONES = ("store", "parse", "limiter", "definitions")
 
 
 @pytest.fixture(scope="module")

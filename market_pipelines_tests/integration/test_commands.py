@@ -209,7 +209,7 @@ def test_a_symbol_that_the_named_provider_does_not_list_fails(desk: Desk) -> Non
     ("words", "said"),
     [
         (("--market", "mars"), "market 'mars' is not known; there are pl, us"),
-        (("--provider", "bloomberg"), "accepted: alpha_vantage, stooq, yahoo"),
+        (("--provider", "bloomberg"), "accepted: alpha_vantage, iex_cloud, polygon, stooq, yahoo"),
         (("--from", "2024-02-01", "--to", "2024-01-01"), "--to 2024-01-01 is before --from 2024-02-01"),
         (("--from", "2999-01-01"), "has not come yet"),
     ],
@@ -230,15 +230,18 @@ def test_a_dry_run_says_the_cost_and_asks_nobody(desk: Desk) -> None:
     ended = desk.run("pull", "AAPL", "MSFT", "^SPX", *YEAR, "--dry-run", "--json")
     assert ended.code == 0
     assert ended.json["requests"]["best"] == 3
-    assert ended.json["requests"]["worst"] == 8
+    assert ended.json["requests"]["worst"] == 10
     costs = {cost["provider"]: cost for cost in ended.json["providers"]}
-    assert list(costs) == ["yahoo", "alpha_vantage", "stooq"]
-    assert [(cost["best"], cost["worst"]) for cost in costs.values()] == [(3, 3), (0, 2), (0, 3)]
+    assert list(costs) == ["yahoo", "alpha_vantage", "polygon", "stooq"]
+    assert [(cost["best"], cost["worst"]) for cost in costs.values()] == [(3, 3), (0, 2), (0, 2), (0, 3)]
     assert costs["yahoo"]["quota"]["limit"] is None
+    assert costs["alpha_vantage"]["left"] == 20, "the rest of the day is kept for quotes"
+    assert costs["alpha_vantage"]["seconds"] == pytest.approx(1.2, abs=0.1)
     assert costs["alpha_vantage"]["quota"] | {"resets_at": ""} == {
         "limit": 25,
         "used": 0,
         "remaining": 25,
+        "reserve": 5,
         "resets_at": "",
     }
     assert desk.simulator.requests.count() == 0

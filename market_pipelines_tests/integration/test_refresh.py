@@ -13,7 +13,9 @@ import pytest
 from market_pipelines import redaction
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.outcomes import Outcome
-from market_pipelines.pipeline.refresh import incomplete, instruments_of, logged_job
+from market_pipelines.pipeline.backfill import incomplete
+from market_pipelines.pipeline.refresh import instruments_of
+from market_pipelines.pipeline.results import logged_job
 from market_pipelines.settings import Settings, SettingsError
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.ledger import JobStatus, recent_jobs, write_off_jobs
@@ -269,7 +271,10 @@ def test_the_operators_order_of_providers_counts(url: str, simulator: Simulator,
 def test_an_unknown_first_provider_is_refused_by_name(url: str, simulator: Simulator, tmp_path: Path) -> None:
     with (
         opened_house(tmp_path / "home", url, simulator, primary_provider="bloomberg") as house,
-        pytest.raises(SettingsError, match=r"bloomberg is not a provider; accepted: alpha_vantage, stooq, yahoo"),
+        pytest.raises(
+            SettingsError,
+            match="bloomberg is not a provider; accepted: alpha_vantage, iex_cloud",
+        ),
     ):
         house.refresh(["AAPL"], *A_YEAR)
 
@@ -316,7 +321,7 @@ def test_the_newest_session_of_a_traded_series_comes_from_stooq_when_nobody_else
     """Nothing has been taken out of the newest price yet."""
     end = SPRING[1]
     house.refresh(["KO"], SPRING[0], end - timedelta(days=1), providers=["alpha_vantage"])
-    house.simulator.faults.replace(["yahoo.status=503:60", "alpha_vantage.body=daily_limit"])
+    house.simulator.faults.replace(["yahoo.status=503:60", "alpha_vantage.body=daily_limit", "polygon.status=403"])
     result = house.refresh(["KO"], SPRING[0], end)["KO"]
     assert result.outcome is Outcome.OK
     stored = house.prices("KO")

@@ -132,8 +132,8 @@ class TestARunningPlatform:
         )
         assert running_platform(serving.home) is None
         serving.start()
-        serving.wait_for("us: the last 40 sessions are there already")
-        serving.wait_for("pl: the last 40 sessions are there already")
+        serving.wait_for("us: the last 40 sessions of stock_prices are there already")
+        serving.wait_for("pl: the last 5 sessions of stock_prices_intraday are there already")
 
     def test_down_stops_it_and_leaves_nothing(self, serving: Platform) -> None:
         stopped = run("down", "--home", str(serving.home), cwd=serving.folder)

@@ -11,6 +11,7 @@ from datetime import datetime
 
 import numpy as np
 
+from market_pipelines.simulator.formats.alpha_vantage_placeholders import placeholder
 from market_pipelines.simulator.formats.reply import JSON, Reply, fill
 from market_pipelines.simulator.rows import Rows, Spoil, unspoiled
 from market_pipelines.simulator.truth import DIVIDEND, SPLIT, Tape, World
@@ -77,6 +78,8 @@ PER_SECOND = notice(
     "to lift the free key rate limit (25 requests per day), raise the per-second burst limit, and instantly "
     "unlock all premium endpoints",
 )
+PER_SECOND_2025 = Reply(200, PER_SECOND.body.replace(b" (1 request per second)", b""), JSON)
+"""As worded in December 2025."""
 PER_MINUTE = notice(
     "Note",
     "Thank you for using Alpha Vantage! Our standard API call frequency is 5 calls per minute and 500 calls "
@@ -90,12 +93,15 @@ PREMIUM = notice(
 NOT_ACCEPTABLE = Reply(406, b'{"detail":"Could not satisfy the request Accept header."}', JSON)
 LETTERS = Reply(200, b"I,n,f,o,r,m,a,t,i,o,n\r\n", CSV_TYPE)
 EMPTY_OBJECT = Reply(200, b"{}", JSON)
-
-PLACEHOLDER_MESSAGE = (
-    "This is a premium endpoint. ***THE SAMPLE DATA SCHEMA BELOW IS ARTIFICIAL AND FOR ILLUSTRATION PURPOSES "
-    "ONLY***. To access the actual data, please subscribe to either the 600 requests per minute or the 1200 "
-    f"requests per minute premium plan at {_PREMIUM}"
+NO_OPTIONS = Reply(
+    200, b'{\n    "endpoint": "Historical Options",\n    "message": "No data for this symbol",\n    "data": []\n}', JSON
 )
+
+
+def letters(kind: str, text: str) -> Reply:
+    """A notice that the CSV writer took for a list of rows, each a list of letters."""
+    lines = [",".join(f'"{sign}"' if sign in ',"' else sign for sign in line) for line in (kind, text)]
+    return Reply(200, "".join(f"{line}\r\n" for line in lines).encode(), CSV_TYPE)
 
 
 def daily_limit(key: str) -> Reply:
@@ -115,22 +121,6 @@ def invalid_call(function: str) -> Reply:
     )
 
 
-def placeholder(symbol: str) -> Reply:
-    """Complete-looking rows of invented data beside a `message` that says so."""
-    rows = ",\n".join(
-        f'        "2099-99-{99 - number:02d}": {{\n'
-        + ",\n".join(f'            "{name}": "100.0000"' for name in JSON_NAMES[DAILY])
-        + "\n        }"
-        for number in range(3)
-    )
-    body = (
-        f'{{\n    "message": "{PLACEHOLDER_MESSAGE}",\n'
-        f'    "Meta Data": {{\n        "2. Symbol": "{symbol}"\n    }},\n'
-        f'    "Time Series (Daily)": {{\n{rows}\n    }}\n}}'
-    )
-    return Reply(200, body.encode(), JSON)
-
-
 BODIES = (
     "daily_limit",
     "per_second_limit",
@@ -141,6 +131,9 @@ BODIES = (
     "invalid_call",
     "placeholder",
     "csv_letters",
+    "csv_letters_with_text",
+    "per_second_limit_2025",
+    "no_options",
     "not_acceptable",
     "empty_object",
 )
@@ -155,6 +148,8 @@ def body_named(name: str, query: Mapping[str, str]) -> Reply:
         "demo": DEMO,
         "expired_key": BAD_KEY,
         "csv_letters": LETTERS,
+        "per_second_limit_2025": PER_SECOND_2025,
+        "no_options": NO_OPTIONS,
         "not_acceptable": NOT_ACCEPTABLE,
         "empty_object": EMPTY_OBJECT,
     }
@@ -163,7 +158,9 @@ def body_named(name: str, query: Mapping[str, str]) -> Reply:
     if name == "daily_limit":
         return daily_limit(query.get("apikey", ""))
     if name == "placeholder":
-        return placeholder(query.get("symbol", ""))
+        return placeholder(query.get("function", ""), query.get("symbol", ""), query.get("interval", ""))
+    if name == "csv_letters_with_text":
+        return letters("Information", daily_limit("").body.decode().split('"')[3])
     return invalid_call(query.get("function", ""))
 
 
@@ -187,9 +184,9 @@ def answer(
 ) -> Reply:
     style = style or Style()
     function = query.get("function", "")
-    refusal = _refusal(query, accept, style)
-    if refusal is not None:
-        return refusal
+    refused = refusal(query, accept, full_is_premium=style.full_is_premium)
+    if refused is not None:
+        return refused
     symbol = style.shown_symbol or query.get("symbol", "")
     listing = world.spelled("alpha_vantage", symbol)
     if function not in CSV_HEADER or listing is None:
@@ -211,7 +208,8 @@ def _asks_for_all(query: Mapping[str, str]) -> bool:
     return query.get("outputsize", "compact") == "full"
 
 
-def _refusal(query: Mapping[str, str], accept: str, style: Style) -> Reply | None:
+def refusal(query: Mapping[str, str], accept: str, *, full_is_premium: bool = False) -> Reply | None:
+    """What is refused before it is read which function is wanted."""
     key = query.get("apikey", "")
     if "text/csv" in accept:
         return NOT_ACCEPTABLE
@@ -219,7 +217,7 @@ def _refusal(query: Mapping[str, str], accept: str, style: Style) -> Reply | Non
         return BAD_KEY
     if key == DEMO_KEY:
         return DEMO
-    return PREMIUM if style.full_is_premium and _asks_for_all(query) else None
+    return PREMIUM if full_is_premium and _asks_for_all(query) else None
 
 
 def daily_rows(tape: Tape) -> Rows:

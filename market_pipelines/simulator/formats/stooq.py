@@ -60,10 +60,24 @@ BODIES: dict[str, Reply] = {
     "html_limit_cp1250": HTML_LIMIT_CP1250,
     "key_page": KEY_PAGE,
     "proof_of_work": PROOF_OF_WORK,
+    "html_limit_en": Reply(
+        200,
+        b"<html><head><title>Stooq</title></head><body>Exceeded the daily site hits limit<br>"
+        b"The data has been hidden. Rewrite the above code</body></html>",
+        HTML,
+    ),
+    "captcha": Reply(
+        200, "<html><head><title>Stooq</title></head><body>Przepisz powyższy kod</body></html>".encode(), HTML
+    ),
     "access_denied": Reply(200, b"Access denied", PLAIN),
     "light_nd": Reply(
         200,
         b"Symbol,Date,Time,Open,High,Low,Close,Volume\r\nAPPL.US,N/D,N/D,N/D,N/D,N/D,N/D,N/D\r\n",
+        CSV_TYPE,
+    ),
+    "light_nd_pl": Reply(
+        200,
+        b"Symbol,Data,Czas,Otwarcie,Najwyzszy,Najnizszy,Zamkniecie,Wolumen\r\nAPPL.US,B/D,B/D,B/D,B/D,B/D,B/D,B/D\r\n",
         CSV_TYPE,
     ),
 }
@@ -136,7 +150,7 @@ def as_csv(rows: Rows, style: Style) -> bytes:
     dates = np.datetime_as_string(rows.sessions, unit="D").tolist()
     cells = [
         dates,
-        *((rows.columns[n] if n == "volume" else _rounded(rows.columns[n])).tolist() for n in names),
+        *((rows.columns[n] if n == "volume" else rounded(rows.columns[n])).tolist() for n in names),
     ]
     text = fill(style.separator.join(pattern) + "\r\n", cells)
     if rows.without_values().any():
@@ -144,7 +158,7 @@ def as_csv(rows: Rows, style: Style) -> bytes:
     return f"{style.separator.join(headings)}\r\n{text}".encode()
 
 
-def _rounded(prices: Floats) -> Floats:
+def rounded(prices: Floats) -> Floats:
     """Six significant digits as the site keeps adjusted prices, but never fewer than two decimals."""
     size = np.maximum(np.abs(prices), 1e-9)
     decimals = np.clip(5 - np.floor(np.log10(size, where=np.isfinite(size), out=np.zeros_like(size))), 2, 9)

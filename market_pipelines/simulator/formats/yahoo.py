@@ -70,14 +70,14 @@ def answer(
     if interval != "1d":
         return failure(422, "Unprocessable Entity", f"{interval} bars are not simulated.")
     tape = world.tape(listing, now, forming=True)
-    period = _period(query, tape)
+    period = asked_period(query, tape)
     if isinstance(period, Reply):
         return period
     start, end = period
     rows = daily_rows(tape)
     opens = opening_stamps(tape.calendar, rows.sessions)
     first, last = (int(np.searchsorted(opens, edge)) for edge in (start, end))
-    meta = _meta(tape, rows, max(first, 0), query, style)
+    meta = chart_meta(tape, rows, max(first, 0), query, style)
     rows = spoil(tape, rows.take(slice(first, first if style.hides_rows else last)))
     if not len(rows):
         result: dict[str, Any] = {"meta": meta, "indicators": {"quote": [{}], "adjclose": [{}]}}
@@ -86,10 +86,10 @@ def answer(
     if style.live_duplicate:
         rows, stamps = _with_live_duplicate(tape, rows, stamps)
     result = {"meta": meta, "timestamp": stamps}
-    events = _events(tape, start, end, query.get("events", ""), style)
+    events = events_of(tape, start, end, query.get("events", ""), style)
     if events:
         result["events"] = events
-    result["indicators"] = _indicators(rows)
+    result["indicators"] = indicators(rows)
     return Reply(200, msgspec.json.encode({"chart": {"result": [result], "error": None}}), JSON)
 
 
@@ -131,7 +131,7 @@ def _usual_opening(calendar: TradingCalendar, day: date) -> int:
     return int(datetime.combine(day, known, tzinfo=calendar.zone).timestamp())
 
 
-def _period(query: Mapping[str, str], tape: Tape) -> tuple[int, int] | Reply:
+def asked_period(query: Mapping[str, str], tape: Tape) -> tuple[int, int] | Reply:
     now = int(tape.now.timestamp())
     if "period1" in query or "period2" in query:
         try:
@@ -182,36 +182,37 @@ def _with_live_duplicate(tape: Tape, rows: Rows, stamps: list[int]) -> tuple[Row
     return newest, [*stamps[:-1], opening, traded]
 
 
-def _floats(column: Floats, empty: np.ndarray) -> list[Any]:
-    widened: list[Any] = column.astype(np.float32).astype(np.float64).tolist()
+def widened(column: Floats, empty: np.ndarray) -> list[Any]:
+    """Numbers as Yahoo writes them: in single precision, printed in double; null where a row is empty."""
+    cells: list[Any] = column.astype(np.float32).astype(np.float64).tolist()
     if np.isnan(column).any():
         # A row without values is null; a number that is not one appears as the bare word of a broken encoder.
         bare = msgspec.Raw(b"NaN")
-        widened = [
+        cells = [
             None if missing else bare if value != value else value  # noqa: PLR0124 - NaN is what differs from itself
-            for value, missing in zip(widened, empty.tolist(), strict=True)
+            for value, missing in zip(cells, empty.tolist(), strict=True)
         ]
-    return widened
+    return cells
 
 
-def _indicators(rows: Rows) -> dict[str, Any]:
+def indicators(rows: Rows) -> dict[str, Any]:
     empty = rows.without_values()
     volume = [None if value != value else int(value) for value in rows.columns["volume"].tolist()]  # noqa: PLR0124
     return {
         "quote": [
             {
                 "volume": volume,
-                "close": _floats(rows.columns["close"], empty),
-                "open": _floats(rows.columns["open"], empty),
-                "low": _floats(rows.columns["low"], empty),
-                "high": _floats(rows.columns["high"], empty),
+                "close": widened(rows.columns["close"], empty),
+                "open": widened(rows.columns["open"], empty),
+                "low": widened(rows.columns["low"], empty),
+                "high": widened(rows.columns["high"], empty),
             }
         ],
-        "adjclose": [{"adjclose": _floats(rows.columns["adjusted_close"], empty)}],
+        "adjclose": [{"adjclose": widened(rows.columns["adjusted_close"], empty)}],
     }
 
 
-def _events(tape: Tape, start: int, end: int, asked: str, style: Style) -> dict[str, Any]:
+def events_of(tape: Tape, start: int, end: int, asked: str, style: Style) -> dict[str, Any]:
     words = {word.strip().lower() for word in asked.replace("|", ",").split(",")}
     events: dict[str, Any] = {}
     if {"div", "dividends"} & words:
@@ -245,7 +246,7 @@ def _listed(tape: Tape, actions: tuple[Action, ...], start: int, end: int, style
     return found
 
 
-def _meta(tape: Tape, rows: Rows, first: int, query: Mapping[str, str], style: Style) -> dict[str, Any]:
+def chart_meta(tape: Tape, rows: Rows, first: int, query: Mapping[str, str], style: Style) -> dict[str, Any]:
     listing, zone = tape.listing, tape.calendar.zone
     here = tape.now.astimezone(zone)
     offset = here.utcoffset()
@@ -297,10 +298,10 @@ def _trading_periods(tape: Tape) -> dict[str, Any]:
         "regular": (times.opens, times.closes),
         "post": (times.closes, times.closes + after),
     }
-    return {name: _edge(start, end, calendar) for name, (start, end) in edges.items()}
+    return {name: edge(start, end, calendar) for name, (start, end) in edges.items()}
 
 
-def _edge(start: datetime, end: datetime, calendar: TradingCalendar) -> dict[str, Any]:
+def edge(start: datetime, end: datetime, calendar: TradingCalendar) -> dict[str, Any]:
     local = start.astimezone(calendar.zone)
     offset = local.utcoffset()
     return {

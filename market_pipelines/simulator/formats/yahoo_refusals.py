@@ -20,6 +20,7 @@ TOO_MANY = Reply(429, b"Too Many Requests\r\n", PLAIN)
 INVALID_CRUMB = failure(401, "Unauthorized", "Invalid Crumb", root="finance")
 OUTAGE = Reply(200, b"<!DOCTYPE html><html><body><h1>Will be right back...</h1></body></html>", HTML)
 CRUMB = Reply(200, b"haT3oykhHqZ", PLAIN)
+CONSENT_PATH = "/guce.yahoo.com/consent"
 CONSENT_PAGE = Reply(200, b"<!DOCTYPE html><html><body>Before you continue to Yahoo</body></html>", HTML)
 
 BODIES = (
@@ -37,8 +38,8 @@ BODIES = (
 
 def consent(base_url: str) -> Reply:
     """The EU consent redirect. It stays on this server: who follows it must not reach the internet."""
-    page = "guce.yahoo.com/consent?brandType=nonEu&gcrumb=simulated"
-    target = f"{base_url}/{page}&done=https%3A%2F%2Ffinance.yahoo.com"
+    page = f"{CONSENT_PATH}?brandType=nonEu&gcrumb=simulated"
+    target = f"{base_url}{page}&done=https%3A%2F%2Ffinance.yahoo.com"
     return Reply(307, b"", HTML, {"Location": target})
 
 

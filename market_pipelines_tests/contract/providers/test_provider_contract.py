@@ -10,7 +10,7 @@ from market_pipelines.providers.protocol import Answer
 from market_pipelines.providers.stooq import Stooq
 from market_pipelines.providers.yahoo import Yahoo
 from market_pipelines.redaction import register_secret
-from market_pipelines_tests.contract.providers.suite import KEY, WEEK, Bar, ProviderContract, answer, epoch
+from market_pipelines.testing.daily import KEY, WEEK, Bar, ProviderContract, answer, epoch
 
 
 def cell(value: object) -> str:

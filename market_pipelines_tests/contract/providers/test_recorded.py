@@ -19,7 +19,7 @@ from market_pipelines.providers.alpha_vantage import AlphaVantage
 from market_pipelines.providers.protocol import Answer, DailyProvider, DailyQuery, Parsed
 from market_pipelines.providers.stooq import Stooq
 from market_pipelines.providers.yahoo import Yahoo
-from market_pipelines_tests.contract.providers.suite import assert_sound
+from market_pipelines.testing.daily import assert_sound
 
 RECORDED = Path(__file__).resolve().parents[3] / ".." / "shared" / "reference" / "recorded"
 PROVIDERS: dict[str, DailyProvider] = {

@@ -16,14 +16,13 @@ from psycopg import sql
 from market_pipelines.store.bars import (
     INDICES,
     STOCKS,
-    WriteCounts,
-    Written,
     replace_prices,
     write_prices,
     write_provider_bars,
 )
 from market_pipelines.store.database import Database, Transaction
 from market_pipelines.store.read_bars import read_prices, read_provider_bars, read_revisions
+from market_pipelines.store.upsert import WriteCounts, Written
 from market_pipelines_tests.contract.store.frames import KNOWN, LATER, LATEST, consensus, day, provider_bars
 
 Write = Callable[[Transaction, pd.DataFrame, datetime], Written]

@@ -1,8 +1,8 @@
-"""The ledgers: fetches and their quota, jobs, quarantine, coverage."""
+"""The ledgers: fetches, jobs, quarantine, coverage."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import pandas as pd
 import psycopg
@@ -19,10 +19,8 @@ from market_pipelines.store.ledger import (
     hold_job,
     job_finished,
     job_started,
-    quota_use,
     recent_jobs,
     record_fetch,
-    requests_since,
     write_off_jobs,
 )
 from market_pipelines.store.quarantine import quarantine_rows, read_quarantine
@@ -110,25 +108,6 @@ class TestFetches:
             record_fetch(connection, fetch("AAPL", LATEST, outcome=Outcome.UNAVAILABLE))
             latest = fetches(connection, outcomes=[Outcome.OK], latest_only=True)
         assert {row.fetch_id for row in latest} == {newer, other_range}
-
-    def test_requests_are_counted_per_provider_after_an_instant(self, fresh_database: Database) -> None:
-        with fresh_database.connection() as connection:
-            for at in (KNOWN, LATER, LATEST):
-                record_fetch(connection, fetch(at=at))
-            record_fetch(connection, fetch(at=LATEST, provider="stooq"))
-            assert requests_since(connection, "yahoo", KNOWN) == 2
-            assert requests_since(connection, "yahoo", LATEST) == 0
-            assert requests_since(connection, "nobody", KNOWN) == 0
-
-    def test_the_quota_counts_the_rolling_minute_and_day(self, fresh_database: Database) -> None:
-        now = datetime.now(UTC)
-        with fresh_database.connection() as connection:
-            for age in (timedelta(seconds=5), timedelta(hours=2), timedelta(days=2)):
-                record_fetch(connection, fetch(at=now - age))
-            use = {(one.provider, one.window): one for one in quota_use(connection)}
-        assert use["yahoo", "minute"].used == 1
-        assert use["yahoo", "day"].used == 2
-        assert use["yahoo", "day"].resets_at == now - timedelta(hours=2) + timedelta(days=1)
 
 
 class TestJobs:

@@ -10,7 +10,6 @@ import pytest
 
 from market_pipelines.market.actions import ActionKind, CorporateAction
 from market_pipelines.market.instruments import Instrument, Kind
-from market_pipelines.store.bars import WriteCounts
 from market_pipelines.store.database import Database
 from market_pipelines.store.reference import (
     ActionsKnown,
@@ -23,6 +22,7 @@ from market_pipelines.store.reference import (
     write_index_members,
     write_instruments,
 )
+from market_pipelines.store.upsert import WriteCounts
 from market_pipelines_tests.contract.store.frames import KNOWN, LATER, LATEST, day
 
 BERKSHIRE = Instrument(

@@ -19,7 +19,7 @@ from market_pipelines.cli.door import symbols_in
 from market_pipelines.cli.main import KNOWN_ERRORS, app, report
 from market_pipelines.cli.output import CommandFailed, ExitCode, Terminated
 from market_pipelines.market.outcomes import Outcome
-from market_pipelines.pipeline.refresh import SymbolResult
+from market_pipelines.pipeline.results import SymbolResult
 from market_pipelines.redaction import register_secret
 from market_pipelines.settings import SettingsError
 
@@ -115,7 +115,7 @@ def test_help_lists_every_command() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["pull", "AAPL", "--interval", "5min"], "'5min' is not served; accepted: 1d"),
+        (["pull", "AAPL", "--interval", "7min"], "'7min' is not served; accepted: 1d, 1min, 5min, 15min, 30min, 60min"),
         (["pull", "AAPL", "--from", "2024-13-01"], "'2024-13-01' is not a day; accepted: YYYY-MM-DD"),
         (["pull", "../etc"], "'../ETC' is not a symbol"),
         (["pull"], "Missing argument"),

@@ -77,7 +77,7 @@ def test_an_instant_without_a_zone_is_refused(moment: str | datetime) -> None:
     ("question", "said"),
     [
         ({"symbols": []}, "no symbol is named"),
-        ({"symbols": "AAPL", "interval": "5min"}, "'5min' is not served"),
+        ({"symbols": "AAPL", "interval": "7min"}, "'7min' is not served"),
         ({"symbols": "AAPL", "start": "2024-02-01", "end": "2024-01-01"}, "before it begins"),
         ({"symbols": "AAPL", "start": "soon"}, "start 'soon' is not a day"),
     ],

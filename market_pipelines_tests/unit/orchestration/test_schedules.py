@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import dagster as dg
 import pytest
 
-from market_pipelines.orchestration.schedules import daily_schedule
+from market_pipelines.orchestration.schedules import INTRADAY_LATER, after_close_schedule
 from market_pipelines.pipeline.markets import read_markets
 
 KNOWN = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -16,7 +16,7 @@ MARKETS = read_markets()
 
 
 def evaluated(market: str, local: str) -> dg.SkipReason | dg.RunRequest:
-    schedule = daily_schedule(MARKETS[market], f"{market}_daily_refresh", KNOWN)
+    schedule = after_close_schedule(MARKETS[market], f"{market}_daily_refresh", KNOWN)
     zone = ZoneInfo(str(schedule.execution_timezone))
     moment = datetime.fromisoformat(local).replace(tzinfo=zone)
     result = schedule(dg.build_schedule_context(scheduled_execution_time=moment))
@@ -25,7 +25,7 @@ def evaluated(market: str, local: str) -> dg.SkipReason | dg.RunRequest:
 
 
 def test_each_market_runs_by_its_own_clock() -> None:
-    us, pl = (daily_schedule(MARKETS[name], "job", KNOWN) for name in ("us", "pl"))
+    us, pl = (after_close_schedule(MARKETS[name], "job", KNOWN) for name in ("us", "pl"))
     assert (us.cron_schedule, us.execution_timezone) == ("30 16 * * *", "America/New_York")
     assert (pl.cron_schedule, pl.execution_timezone) == ("45 17 * * *", "Europe/Warsaw")
 
@@ -44,7 +44,7 @@ def test_a_session_is_asked_for_once(market: str, local: str, session: str) -> N
     request = evaluated(market, local)
     assert isinstance(request, dg.RunRequest)
     assert request.partition_key == session
-    assert request.run_key == f"{market}-{session}"
+    assert request.run_key == f"{market}_daily_refresh-{session}"
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,8 @@ def test_a_day_off_is_skipped_with_its_reason(market: str, local: str) -> None:
     assert isinstance(skipped, dg.SkipReason)
     assert skipped.skip_message is not None
     assert "is not a session of" in skipped.skip_message
+
+
+def test_bars_within_the_session_come_a_quarter_of_an_hour_after_the_days() -> None:
+    schedule = after_close_schedule(MARKETS["us"], "us_intraday_refresh", KNOWN, "intraday", later=INTRADAY_LATER)
+    assert (schedule.name, schedule.cron_schedule) == ("us_intraday_after_close", "45 16 * * *")

@@ -18,11 +18,11 @@ def order(monkeypatch: pytest.MonkeyPatch, **variables: str) -> tuple[str, ...]:
 
 
 def test_the_market_decides_without_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert order(monkeypatch) == ("yahoo", "alpha_vantage", "stooq")
+    assert order(monkeypatch) == ("yahoo", "alpha_vantage", "polygon", "stooq")
 
 
 def test_the_primary_goes_to_the_front_and_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert order(monkeypatch, PRIMARY_PROVIDER="stooq") == ("stooq", "yahoo", "alpha_vantage")
+    assert order(monkeypatch, PRIMARY_PROVIDER="stooq") == ("stooq", "yahoo", "alpha_vantage", "polygon")
 
 
 def test_fallbacks_replace_what_comes_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +34,10 @@ def test_fallbacks_replace_what_comes_after_the_first(monkeypatch: pytest.Monkey
     )
 
 
+def test_a_provider_is_known_by_its_other_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert order(monkeypatch, PRIMARY_PROVIDER="Massive", FALLBACK_PROVIDERS="IEX") == ("polygon", "yahoo", "iex_cloud")
+
+
 def test_an_unknown_provider_is_refused_with_those_that_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SettingsError, match=r"bloomberg is not a provider; accepted: alpha_vantage, stooq, yahoo"):
+    with pytest.raises(SettingsError, match="bloomberg is not a provider; accepted: alpha_vantage, iex_cloud"):
         order(monkeypatch, PRIMARY_PROVIDER="bloomberg")

@@ -287,3 +287,14 @@ def test_origins_are_compared_in_one_spelling() -> None:
     assert origin("https://Example.test/a?b") == origin("https://example.test:443") == "https://example.test:443"
     assert origin("http://example.test") != origin("https://example.test")
     assert origin("file:///etc/passwd") == ""
+
+
+def test_a_request_that_never_left_says_so() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    with HttpClient() as http:
+        assert not http.get(Call("p", "e", nobody)).sent
+        assert not http.get(Call("p", "e", "no address")).sent
+        elsewhere = Call("p", "e", nobody, secret_params={"k": SecretStr("secret")}, secret_origin="https://other.test")
+        assert not http.get(elsewhere).sent

@@ -14,6 +14,7 @@ from market_pipelines.settings import Settings
 
 SETTINGS = Settings(_env_file=None)
 HERE = __name__
+SHIPPED = {"alpha_vantage", "iex_cloud", "polygon", "stooq", "yahoo"}
 
 
 class Plugin(Yahoo):
@@ -37,11 +38,9 @@ def install(monkeypatch: pytest.MonkeyPatch, entries: Iterable[tuple[str, str]])
 
 def test_the_built_in_providers_need_no_package_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, [])
-    assert registry.known_names() == {"alpha_vantage", "stooq", "yahoo"}
+    assert registry.known_names() == SHIPPED
     providers = registry.build_providers(SETTINGS)
-    assert {name: provider.name for name, provider in providers.items()} == {
-        name: name for name in ("alpha_vantage", "stooq", "yahoo")
-    }
+    assert {name: provider.name for name, provider in providers.items()} == {name: name for name in SHIPPED}
 
 
 def test_the_packages_own_entry_points_are_not_taken_for_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +71,7 @@ def test_a_broken_plugin_is_reported_and_stops_nobody(
     install(monkeypatch, [(name, value)])
     with caplog.at_level(logging.WARNING):
         providers = registry.build_providers(SETTINGS)
-    assert set(providers) == {"alpha_vantage", "stooq", "yahoo"}
+    assert set(providers) == SHIPPED
     assert type(providers["yahoo"]) is Yahoo
     assert name in caplog.text
     assert reason in caplog.text
@@ -88,10 +87,10 @@ def test_addresses_can_be_given_by_name() -> None:
 
 def test_limits_come_from_the_settings() -> None:
     settings = Settings(_env_file=None, alpha_vantage_rate_limit=75, alpha_vantage_daily_quota=0)
-    assert registry.limits("alpha_vantage", settings) == registry.Limits(75, 0, "US/Eastern")
+    assert registry.limits("alpha_vantage", settings) == registry.Limits(75, 0, "US/Eastern", per_second=1)
     assert registry.limits("stooq", settings).reset_zone == "Europe/Warsaw"
     assert registry.limits("yahoo", settings).reset_zone == "UTC"
-    with pytest.raises(ValueError, match="alpha_vantage, stooq, yahoo"):
+    with pytest.raises(ValueError, match="alpha_vantage, iex_cloud, polygon, stooq, yahoo"):
         registry.limits("nobody", settings)
 
 

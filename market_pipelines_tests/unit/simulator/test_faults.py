@@ -11,8 +11,9 @@ import pytest
 
 from market_pipelines.simulator.clock import SimulatedClock
 from market_pipelines.simulator.edits import EDITS
-from market_pipelines.simulator.exchange import CHART, Asked, Exchange, Manner
+from market_pipelines.simulator.exchange import Exchange, Manner
 from market_pipelines.simulator.faults import BODIES, FAULT_HELP, KINDS, FaultBoard, FaultError, parse_fault
+from market_pipelines.simulator.formats.asked import CHART, Asked
 from market_pipelines.simulator.formats.reply import Reply
 from market_pipelines.simulator.truth import World
 
@@ -93,7 +94,7 @@ def test_a_fault_is_written_as_it_was_read(text: str) -> None:
     [
         ("yahoo.no_such=on", "live_duplicate"),
         ("stooq.live_duplicate=on", "polish_headers"),
-        ("bloomberg.status=429", "alpha_vantage, yahoo, stooq"),
+        ("bloomberg.status=429", "alpha_vantage, yahoo, polygon, iex_cloud, stooq"),
         ("yahoo.status", "PROVIDER.NAME=VALUE"),
         ("yahoo.status=200", "400 to 599"),
         ("yahoo.status=many", "400 to 599"),
@@ -169,6 +170,7 @@ def test_yahoo_words_429_in_text() -> None:
 EXPECTED_BODIES = {
     "alpha_vantage.daily_limit": (200, b"We have detected your API key as planted-key and"),
     "alpha_vantage.per_second_limit": (200, b"sparingly (1 request per second)"),
+    "alpha_vantage.per_second_limit_2025": (200, b"more sparingly. You may subscribe"),
     "alpha_vantage.minute_limit": (200, b'"Note": "Thank you for using Alpha Vantage! Our standard API call'),
     "alpha_vantage.premium": (200, b"This is a premium endpoint."),
     "alpha_vantage.demo": (200, b"The **demo** API key"),
@@ -176,6 +178,8 @@ EXPECTED_BODIES = {
     "alpha_vantage.invalid_call": (200, b"for TIME_SERIES_DAILY."),
     "alpha_vantage.placeholder": (200, b"ARTIFICIAL AND FOR ILLUSTRATION PURPOSES ONLY"),
     "alpha_vantage.csv_letters": (200, b"I,n,f,o,r,m,a"),
+    "alpha_vantage.csv_letters_with_text": (200, b"I,n,f,o,r,m,a,t,i,o,n\r\nW,e, ,h,a,v,e, ,d,e,t,e,c,t,e,d"),
+    "alpha_vantage.no_options": (200, b'"message": "No data for this symbol"'),
     "alpha_vantage.not_acceptable": (406, b'{"detail":"Could not satisfy the request Accept header."}'),
     "alpha_vantage.empty_object": (200, b"{}"),
     "yahoo.not_found": (404, b"No data found, symbol may be delisted"),
@@ -196,6 +200,26 @@ EXPECTED_BODIES = {
     "stooq.proof_of_work": (200, b"This site requires JavaScript to verify your browser"),
     "stooq.access_denied": (200, b"Access denied"),
     "stooq.light_nd": (200, b"N/D,N/D"),
+    "stooq.light_nd_pl": (200, b"B/D,B/D"),
+    "stooq.html_limit_en": (200, b"Exceeded the daily site hits limit"),
+    "stooq.captcha": (200, "Przepisz powyższy kod".encode()),
+    "iex_cloud.unknown_symbol": (404, b"Unknown symbol"),
+    "iex_cloud.bad_key": (403, b"The API key provided is not valid."),
+    "iex_cloud.invalid_values": (400, b"You have supplied invalid values for this request"),
+    "iex_cloud.bad_option": (400, b'{"error":"\\"badOption\\" is not allowed"}'),
+    "iex_cloud.empty_list": (200, b"[]"),
+    "iex_cloud.empty_object": (200, b"{}"),
+    "iex_cloud.null": (200, b"null"),
+    "iex_cloud.bare_number": (200, b"119.36"),
+    "iex_cloud.over_limit": (402, b""),
+    "iex_cloud.too_many": (429, b""),
+    "polygon.unknown_key": (401, b'"error":"Unknown API Key"'),
+    "polygon.no_key": (401, b'"error":"API Key was not provided"'),
+    "polygon.not_in_plan": (403, b'"message":"Your plan doesn\'t include this data timeframe.'),
+    "polygon.not_entitled": (403, b'"message":"You are not entitled to this data.'),
+    "polygon.too_many": (429, b'"error":"You\'ve exceeded the maximum requests per minute'),
+    "polygon.not_found": (404, b'"status":"NOT_FOUND","'),
+    "polygon.bad_request": (400, b'"status":"ERROR","'),
     **{f"{provider}.html": (200, b"<!DOCTYPE html>") for provider in BODIES},
     **{f"{provider}.empty": (200, b"") for provider in BODIES},
 }
