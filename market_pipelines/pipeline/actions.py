@@ -19,6 +19,7 @@ from market_pipelines.pipeline.each import Progress, ask_all_of_chain
 from market_pipelines.pipeline.fetch import Attempt, Delivered, ProviderRun, converse
 from market_pipelines.pipeline.limiter import Purpose
 from market_pipelines.pipeline.platform import Platform
+from market_pipelines.pipeline.pull import PullReport
 from market_pipelines.pipeline.reconcile import Statement, reconcile_actions
 from market_pipelines.pipeline.replay import ArchivedAnswer, archived_answers
 from market_pipelines.providers.protocol import ActionsQuery, Capability, DailyProvider
@@ -55,6 +56,19 @@ def collect_actions(
         )
         for answer in _answers(platform, market, instruments, run_id)
         if answer.parsed.actions_known
+    ]
+    result = reconcile_actions(platform, market, statements)
+    seen = tuple(action for one in statements for action in one.actions)
+    return ActionsReport(result.counts, seen, len(statements), result.flags)
+
+
+def pulled_actions(platform: Platform, market: MarketDefinition, pulled: PullReport) -> ActionsReport:
+    """As `collect_actions` for answers that are still at hand: nothing is read from the archive."""
+    statements = [
+        Statement(attempt.symbol, attempt.provider, attempt.parsed.actions, attempt.fetched_at, pulled.start)
+        for pull in pulled.symbols
+        for attempt in pull.attempts
+        if attempt.parsed is not None and attempt.parsed.actions_known and attempt.fetched_at is not None
     ]
     result = reconcile_actions(platform, market, statements)
     seen = tuple(action for one in statements for action in one.actions)

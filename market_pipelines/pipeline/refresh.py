@@ -8,7 +8,7 @@ from datetime import date
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.sessions import trading_calendar
-from market_pipelines.pipeline.actions import collect_actions
+from market_pipelines.pipeline.actions import pulled_actions
 from market_pipelines.pipeline.limiter import Purpose
 from market_pipelines.pipeline.platform import Platform
 from market_pipelines.pipeline.pull import Progress, PullReport, pull_daily, result_of
@@ -75,7 +75,7 @@ def daily_bars(
     known = [pull.instrument for pull in pulled.symbols if pull.accepted]
     with platform.database.connection() as connection:
         write_instruments(connection, known, pulled.known_at)
-    collect_actions(platform, market, known, run_id)
+    pulled_actions(platform, market, pulled)
     settled = settle_daily(platform, market, known, pulled.start, pulled.end, run_id=run_id, known_at=pulled.known_at)
     return RefreshReport(
         market=market.name,

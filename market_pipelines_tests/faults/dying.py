@@ -51,7 +51,7 @@ POINTS = {
     "after corporate actions are agreed on, before their commit": Point(
         "market_pipelines.pipeline.reconcile.settle_actions", False, 2
     ),
-    "after corporate actions, before prices": Point("market_pipelines.pipeline.refresh.collect_actions", False, 1),
+    "after corporate actions, before prices": Point("market_pipelines.pipeline.refresh.pulled_actions", False, 1),
     "after prices, before their coverage": Point("market_pipelines.pipeline.settle.write_prices", False, 2),
     "after the coverage, before the commit": Point("market_pipelines.pipeline.settle.write_coverage", False, 2),
     "between two batches": Point("market_pipelines.pipeline.refresh.settle_daily", False, 1),
