@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from market_pipelines.cli.body import read as read_a_body
+from market_pipelines.cli.check import check
 from market_pipelines.cli.door import Json, read_door_settings
 from market_pipelines.cli.output import emit_json, emit_line, emit_table, say, size
 from market_pipelines.cli.quota import AS_USUAL, breaker_document, trouble
@@ -29,6 +30,7 @@ _NAMES_SHOWN = 5
 
 def register(app: typer.Typer) -> None:
     app.command()(status)
+    provider_commands.command("check")(check)
     provider_commands.command("read")(read_a_body)
     register_quota(provider_commands)
     app.add_typer(provider_commands, name="provider")
