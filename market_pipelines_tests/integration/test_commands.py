@@ -336,7 +336,11 @@ def test_an_interrupted_backfill_goes_on_where_it_was(desk: Desk, number: signal
     symbols = "AAPL,MSFT,NVDA,AMZN,GOOGL,META,TSLA,JPM,V,MA,XOM,KO"
     words = ("backfill", "--market", "us", *YEAR, "--symbols", symbols, "--json")
     desk.simulator.faults.add("yahoo.stall=2@XOM")
-    with desk.start(*words) as process:
+    # A shell's background jobs ignore Ctrl-C and hand that on; this command has to hear it wherever the tests run.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = desk.start(*words)
+    signal.signal(signal.SIGINT, inherited)
+    with process:
         until(lambda: desk.simulator.requests.count("yahoo", "KO") > 0 or process.poll() is not None)
         process.send_signal(number)
         out, err = process.communicate(timeout=PATIENCE)
