@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -68,6 +70,16 @@ class PostgresServer:
     def _run(self, statement: sql.Composed) -> None:
         with psycopg.connect(urlunsplit(self._admin), autocommit=True) as connection:
             connection.execute(statement)
+
+
+@contextmanager
+def hearing_ctrl_c() -> Iterator[None]:
+    """For starting a program that has to hear Ctrl-C: a shell's background jobs ignore it and hand that on."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from market_pipelines.store.archive import RawArchive
 from market_pipelines.store.database import Database, DatabaseUnavailable
 from market_pipelines.store.embedded import EmbeddedServer
 from market_pipelines.store.postmaster import Postmaster, read_postmaster
-from market_pipelines_tests.conftest import PostgresServer
+from market_pipelines_tests.conftest import PostgresServer, hearing_ctrl_c
 from market_pipelines_tests.faults import dying
 from market_pipelines_tests.faults.house import (
     CONTENTS,
@@ -268,7 +268,9 @@ def test_a_killed_database_server_ends_a_backfill_with_a_sentence_and_the_next_r
 
 def test_ctrl_c_during_a_backfill_leaves_whole_batches_and_the_next_run_goes_on(desk: Desk) -> None:
     desk.simulator.faults.add("yahoo.stall=2@XOM")
-    with desk.start(*BACKFILL) as process:
+    with hearing_ctrl_c():
+        process = desk.start(*BACKFILL)
+    with process:
         until(lambda: desk.simulator.requests.count("yahoo", "XOM") > 0 or process.poll() is not None)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=PATIENCE)

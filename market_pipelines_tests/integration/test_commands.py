@@ -33,7 +33,7 @@ from market_pipelines.redaction import MASK
 from market_pipelines.settings import Settings
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.ledger import fetches, recent_jobs
-from market_pipelines_tests.conftest import PostgresServer
+from market_pipelines_tests.conftest import PostgresServer, hearing_ctrl_c
 
 YEAR = ("--from", "2024-01-02", "--to", "2024-12-31")
 SESSIONS_OF_2024 = 252
@@ -336,10 +336,8 @@ def test_an_interrupted_backfill_goes_on_where_it_was(desk: Desk, number: signal
     symbols = "AAPL,MSFT,NVDA,AMZN,GOOGL,META,TSLA,JPM,V,MA,XOM,KO"
     words = ("backfill", "--market", "us", *YEAR, "--symbols", symbols, "--json")
     desk.simulator.faults.add("yahoo.stall=2@XOM")
-    # A shell's background jobs ignore Ctrl-C and hand that on; this command has to hear it wherever the tests run.
-    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = desk.start(*words)
-    signal.signal(signal.SIGINT, inherited)
+    with hearing_ctrl_c():
+        process = desk.start(*words)
     with process:
         until(lambda: desk.simulator.requests.count("yahoo", "KO") > 0 or process.poll() is not None)
         process.send_signal(number)
