@@ -158,7 +158,7 @@ def converse(
         return ended(Outcome.NOT_ENTITLED, f"{provider.name} offers no {capability.value}")
     unready = "" if platform.simulated else provider.ready()
     if unready:
-        return ended(Outcome.RETIRED if "retired" in unready else Outcome.NOT_ENTITLED, unready)
+        return ended(Outcome.RETIRED if getattr(provider, "retired", False) else Outcome.NOT_ENTITLED, unready)
     if run.given_up is not None:
         return ended(run.given_up.outcome, f"not asked: {provider.name} failed before ({run.given_up.reason})")
     conversation = _Conversation(

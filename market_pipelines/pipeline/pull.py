@@ -174,11 +174,12 @@ def pull_daily(
         if not wanted:
             continue
         run = ProviderRun(provider)
-        grouped = ask_grouped(platform, run, market, wanted, today, run_id, purpose)
+        grouped, spent = ask_grouped(platform, run, market, wanted, today, run_id, purpose)
         queries = [DailyQuery(pull.instrument, start, end, today) for pull in wanted]
         answers = grouped or _ask_all(platform, run, queries, run_id, purpose)
         for pull, attempt in zip(wanted, answers, strict=True):
-            pull.attempts.append(attempt)
+            pull.attempts.append(replace(attempt, requests=attempt.requests + spent))
+            spent = 0
             done += position == 0
             if progress is not None:
                 progress(done, total, attempt.symbol)
@@ -213,14 +214,15 @@ def ask_grouped(
     today: date,
     run_id: str,
     purpose: Purpose,
-) -> list[Attempt]:
+) -> tuple[list[Attempt], int]:
     """A call a session instead of one a symbol, where the provider sells whole sessions and that is less to ask.
 
-    Empty where it is not, or where the provider refuses: then it is asked symbol by symbol.
+    No attempts where it is not, or where the provider refuses: then it is asked symbol by symbol. And the requests
+    that the refusal has cost.
     """
     sessions = sorted({day for pull in pulls for day in pull.expected})
     if Capability.GROUPED_DAILY not in abilities_of(run.provider) or not 0 < len(sessions) < len(pulls):
-        return []
+        return [], 0
     attempts = []
     for session in sessions:
         attempts.append(
@@ -237,14 +239,15 @@ def ask_grouped(
             )
         )
         if not attempts[-1].outcome.delivered:
-            return []
+            return [], sum(attempt.requests for attempt in attempts)
     whole = merged([attempt.parsed for attempt in attempts if attempt.parsed is not None])
     rows = whole.bars if whole.bars is not None else empty_bars()
     requests = sum(attempt.requests for attempt in attempts)
-    return [
+    shares = [
         _share(attempts[-1], pull.instrument, rows[rows["symbol"] == pull.instrument.symbol], requests * (place == 0))
         for place, pull in enumerate(pulls)
     ]
+    return shares, 0
 
 
 def _share(whole: Attempt, instrument: Instrument, rows: pd.DataFrame, requests: int) -> Attempt:

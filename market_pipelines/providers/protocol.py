@@ -237,7 +237,8 @@ class DailyProvider(Protocol):
     def canonical_symbol(self, native: str, mic: str) -> str: ...
 
     def ready(self) -> str:
-        """Empty when it can be asked; otherwise what is missing, for a person (a key, a base URL)."""
+        """Empty when it can be asked; otherwise what is missing, for a person (a key, a base URL). One that will never
+        be ready again has an attribute `retired` that is true."""
         ...
 
     def daily_call(self, query: DailyQuery) -> Call: ...

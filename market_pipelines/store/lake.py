@@ -182,8 +182,8 @@ class TickLake:
         except (OSError, pa.ArrowException) as error:
             raise LakeError(f"the lake {self.root} cannot be read: {error}") from None
         found = table.to_pandas()
-        # A span that was asked for twice is in two segments.
-        found = found.drop_duplicates(["symbol", "ts", "seq", "feed"])
+        # A span that was asked for twice is in two segments. A sequence number alone does not tell two trades apart.
+        found = found.drop_duplicates([name for name in schema.names if name != "received_at"])
         found = found.sort_values(["ts", "symbol", "seq"], kind="stable", ignore_index=True)
         return found if limit is None else found.head(limit)
 

@@ -192,6 +192,18 @@ def test_trades_go_to_the_lake_to_the_nanosecond_and_only_once(house: House, tmp
     ]
 
 
+def test_two_trades_of_one_instant_and_sequence_number_are_two(house: House, tmp_path: Path) -> None:
+    one = trades(1)[0]
+    path = packed(tmp_path / "2025-06-11.csv.gz", TRADES_HEADER, [one, one.replace(",0,4,", ",0,11,")])
+    market = house.platform.market("us")
+    import_flat_file(house.platform, market, path)
+    import_flat_file(house.platform, market, path, symbols=["AAPL"])
+    start = datetime(2025, 6, 11, 9, 30, tzinfo=NEW_YORK)
+    found = read_ticks(house.platform, ["AAPL"], TickKind.TRADES, start, start.replace(minute=31))
+    assert len(house.rows("SELECT 1 FROM market.tick_segments")) == 2
+    assert sorted(found["exchange"]) == ["11", "4"]
+
+
 def test_a_file_that_breaks_off_keeps_what_came_before_and_says_where(house: House, tmp_path: Path) -> None:
     whole = packed(tmp_path / "whole.csv.gz", TRADES_HEADER, trades(200_000)).read_bytes()
     path = tmp_path / "2025-06-11.csv.gz"

@@ -54,7 +54,7 @@ def test_a_plan_without_whole_sessions_is_asked_symbol_by_symbol(house: House) -
     house.simulator.faults.add("polygon.status=403#1")
     results = house.refresh(SYMBOLS, WEDNESDAY, WEDNESDAY, providers=["polygon"])
     assert {(one.outcome.value, one.rows) for one in results.values()} == {("ok", 1)}
-    assert len(asked(house)) == 1 + len(SYMBOLS)
+    assert len(asked(house)) == 1 + len(SYMBOLS) == sum(one.requests for one in results.values())
 
 
 def test_the_archived_session_rebuilds_the_bars(house: House) -> None:

@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -74,6 +75,14 @@ def test_a_retired_service_answers_nothing_until_it_is_served(desk: Desk) -> Non
     assert desk.run("provider", "check", "iex").code == 3
     desk.simulator.faults.add("iex_cloud.serving=on")
     assert desk.run("provider", "check", "iex", "--all").code == 0
+
+
+def test_without_a_server_of_ones_own_the_retired_service_is_not_asked(desk: Desk) -> None:
+    live = replace(desk, more={"MARKET_PIPELINES_SIMULATOR": "off", "IEX_CLOUD_BASE_URL": ""})
+    ended = live.run("provider", "check", "iex", "--json")
+    (checked,) = ended.json["checks"]
+    assert (ended.code, checked["outcome"], checked["requests"]) == (4, "retired", 0)
+    assert desk.simulator.requests.count("iex_cloud") == 0
 
 
 def test_what_a_provider_does_not_offer_is_said_with_its_name(desk: Desk) -> None:
