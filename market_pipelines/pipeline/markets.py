@@ -6,16 +6,26 @@ accepted; nothing is guessed and no unknown key is passed over.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from market_pipelines.market.definition import IntradayPlan, MarketDefinition
+from market_pipelines.market.definition import (
+    Cadence,
+    CrossCheckPlan,
+    IntradayPlan,
+    MarketDefinition,
+    PollingPlan,
+    QualityPlan,
+    RepairPlan,
+)
 from market_pipelines.market.instruments import Instrument, Kind
+from market_pipelines.market.quality import RULE
 from market_pipelines.market.sessions import known_calendars
 from market_pipelines.market.universes import UnknownUniverse
 from market_pipelines.pipeline.universes import load_universe
@@ -25,6 +35,7 @@ MARKETS_FOLDER = Path(__file__).resolve().parent.parent / "defs"
 COMPONENT_TYPES = ("market_pipelines.Market", "market_pipelines.orchestration.Market")
 _NAME = r"^[a-z][a-z0-9_]{0,15}$"
 _SYMBOL = r"^[A-Za-z0-9^][A-Za-z0-9.^\-]{0,15}$"
+_CRON = re.compile(r"[\d*/,\-]+( [\d*/,\-]+){2}( [\dA-Za-z*/,\-]+){2}")
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The one in C, where PyYAML was built with it, reads a market file in a tenth of the time."""
 
@@ -55,6 +66,19 @@ class RefreshModel(_Strict):
     correction_sessions: Annotated[
         int, Field(ge=1, le=60, description="the last sessions that every refresh asks for again")
     ] = 3
+    daily_cron: Annotated[
+        str | None, Field(description="UTC, in place of the time after the close; '0 9 * * *' is every morning at nine")
+    ] = None
+    weekly_cron: Annotated[str, Field(description="by the exchange's clock")] = Cadence().weekly_cron
+    weekly_sessions: Annotated[int, Field(ge=1, le=260)] = Cadence().weekly_sessions
+    catch_up_sessions: Annotated[int, Field(ge=1, le=260)] = Cadence().catch_up_sessions
+
+    @field_validator("daily_cron", "weekly_cron")
+    @classmethod
+    def _is_cron(cls, text: str | None) -> str | None:
+        if text is not None and not _CRON.fullmatch(text):
+            raise ValueError("five fields: minute hour day month weekday, such as '0 9 * * *'")
+        return text
 
 
 class IntradayModel(_Strict):
@@ -62,6 +86,39 @@ class IntradayModel(_Strict):
         Literal["1min", "5min", "15min", "30min", "60min"], Field(description="stored; longer ones are computed")
     ] = "5min"
     extended_hours: bool = False
+    every_minutes: Annotated[int, Field(ge=1, le=240)] = IntradayPlan().every_minutes
+
+
+class PollingModel(_Strict):
+    minutes: Annotated[int, Field(ge=1, le=240)] = PollingPlan().minutes
+    shortest_minutes: Annotated[int, Field(ge=1, le=240)] = PollingPlan().shortest_minutes
+    longest_minutes: Annotated[int, Field(ge=1, le=240)] = PollingPlan().longest_minutes
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.shortest_minutes <= self.minutes <= self.longest_minutes:
+            raise ValueError("shortest_minutes, minutes and longest_minutes rise")
+        return self
+
+
+class RepairModel(_Strict):
+    window_sessions: Annotated[int, Field(ge=1, le=2600)] = RepairPlan().window_sessions
+    symbols_a_run: Annotated[int, Field(ge=1)] = RepairPlan().symbols_a_run
+    again_hours: Annotated[float, Field(gt=0)] = RepairPlan().again_hours
+    confirmed_days: Annotated[float, Field(gt=0)] = RepairPlan().confirmed_days
+    outage_share: Annotated[float, Field(gt=0, le=1)] = RepairPlan().outage_share
+
+
+class QualityModel(_Strict):
+    thresholds: dict[str, Annotated[float, Field(ge=0)]] = {}
+    off: list[str] = []
+
+
+class CrossCheckModel(_Strict):
+    symbols_a_day: Annotated[int, Field(ge=0)] = CrossCheckPlan().symbols_a_day
+    same_close_bp: Annotated[float, Field(gt=0)] = CrossCheckPlan().same_close_bp
+    other_close_bp: Annotated[float, Field(gt=0)] = CrossCheckPlan().other_close_bp
+    volume_share: Annotated[float, Field(gt=0)] = CrossCheckPlan().volume_share
 
 
 class MarketModel(_Strict):
@@ -81,6 +138,10 @@ class MarketModel(_Strict):
     owners: list[str] = []
     refresh: RefreshModel = RefreshModel()
     intraday: IntradayModel | None = None
+    polling: PollingModel = PollingModel()
+    repair: RepairModel = RepairModel()
+    quality: QualityModel = QualityModel()
+    cross_check: CrossCheckModel = CrossCheckModel()
 
 
 def read_market(path: Path) -> MarketDefinition:
@@ -129,7 +190,17 @@ def check_market(attributes: Mapping[str, Any], path: Path, tree: yaml.Node | No
         correction_sessions=model.refresh.correction_sessions,
         intraday=None
         if model.intraday is None
-        else IntradayPlan(model.intraday.interval, model.intraday.extended_hours),
+        else IntradayPlan(model.intraday.interval, model.intraday.extended_hours, model.intraday.every_minutes),
+        cadence=Cadence(
+            model.refresh.daily_cron,
+            model.refresh.weekly_cron,
+            model.refresh.weekly_sessions,
+            model.refresh.catch_up_sessions,
+        ),
+        polling=PollingPlan(**model.polling.model_dump()),
+        repair=RepairPlan(**model.repair.model_dump()),
+        quality=QualityPlan(model.quality.thresholds, frozenset(model.quality.off)),
+        cross_check=CrossCheckPlan(**model.cross_check.model_dump()),
     )
 
 
@@ -182,6 +253,7 @@ def _contradictions(model: MarketModel) -> Iterable[tuple[YamlPath, object, str]
         if name in model.providers[:position]:
             yield ("providers", position), name, "a provider is named once"
     yield from _contradicting_universes(model)
+    yield from _unknown_rules(model.quality)
     seen: set[str] = set()
     for group in ("symbols", "indices"):
         for position, entry in enumerate(getattr(model, group)):
@@ -197,6 +269,13 @@ def _contradictions(model: MarketModel) -> Iterable[tuple[YamlPath, object, str]
                     )
             if entry.listed_from and entry.delisted_on and entry.delisted_on < entry.listed_from:
                 yield (group, position, "delisted_on"), entry.delisted_on, "not before listed_from"
+
+
+def _unknown_rules(model: QualityModel) -> Iterable[tuple[YamlPath, object, str]]:
+    for where, names in (("thresholds", list(model.thresholds)), ("off", model.off)):
+        for name in names:
+            if name not in RULE:
+                yield ("quality", where, name), name, f"accepted: {', '.join(sorted(RULE))}"
 
 
 def _contradicting_universes(model: MarketModel) -> Iterable[tuple[YamlPath, object, str]]:

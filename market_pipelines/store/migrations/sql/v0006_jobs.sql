@@ -1,0 +1,2 @@
+-- Jobs that people add at run time.
+SELECT;

@@ -1,0 +1,2 @@
+-- Decisions over quarantined rows, and who took them.
+SELECT;

@@ -1,0 +1,2 @@
+-- What providers say differently of the same bar.
+SELECT;
