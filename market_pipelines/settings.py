@@ -7,6 +7,7 @@ Which providers and markets exist is not known here: their names are checked whe
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from enum import StrEnum
@@ -46,6 +47,19 @@ class LogLevel(_Choice):
     ERROR = "ERROR"
 
 
+class BarInterval(_Choice):
+    MINUTE = "1min"
+    FIVE_MINUTES = "5min"
+    QUARTER = "15min"
+    HALF_HOUR = "30min"
+    HOUR = "60min"
+
+
+class NotifySeverity(_Choice):
+    ERROR = "error"
+    WARNING = "warning"
+
+
 class SimulatorUse(_Choice):
     AUTO = "auto"
     ON = "on"
@@ -71,9 +85,40 @@ def _postgresql_address(value: SecretStr) -> SecretStr:
     return value
 
 
+def notification_addresses(text: str) -> tuple[str, ...]:
+    """A comma ends an address only where another one begins: some have commas in them."""
+    parts = re.split(r"[\s,;]+(?=[A-Za-z][A-Za-z0-9+.-]*://)|\s+", text.strip())
+    return tuple(part.strip(",;") for part in parts)
+
+
+def _addresses_that_apprise_knows(value: SecretStr) -> SecretStr:
+    import apprise  # noqa: PLC0415 (a tenth of a second, for those who set it)
+
+    addresses = notification_addresses(value.get_secret_value())
+    logger = logging.getLogger("apprise")
+    logger.disabled = True  # it would say the address
+    try:
+        wrong = [at for at, address in enumerate(addresses, 1) if apprise.Apprise.instantiate(address) is None]
+    finally:
+        logger.disabled = False
+    if wrong:
+        raise ValueError(
+            f"of {len(addresses)} addresses number {', '.join(map(str, wrong))} is of no service that Apprise knows, "
+            "or lacks a part"
+        )
+    return value
+
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 DatabaseAddress = Annotated[SecretStr, AfterValidator(_postgresql_address)]
+AtLeastOne = Annotated[int, Field(ge=1)]
+NotificationAddresses = Annotated[SecretStr, AfterValidator(_addresses_that_apprise_knows)]
+Minutes = Annotated[int, Field(ge=0)]
+Days = Annotated[int, Field(ge=0)]
+"""0 means for ever."""
+Gigabytes = Annotated[int, Field(ge=0)]
+"""0 means without limit."""
 PerMinute = Annotated[int, Field(ge=1)]
 PerSecond = Annotated[int, Field(ge=0)]
 """0 means no limit of its own: the one of the minute holds."""
@@ -149,6 +194,29 @@ class Settings(BaseSettings):
 
     primary_provider: str | None = None
     fallback_providers: Annotated[tuple[str, ...] | None, NoDecode] = None
+
+    default_interval: BarInterval = BarInterval.FIVE_MINUTES
+    default_polling_interval: AtLeastOne = 5
+    batch_size: AtLeastOne = 10
+
+    notify_urls: NotificationAddresses | None = None
+    notify_severity: NotifySeverity = NotifySeverity.ERROR
+    notify_settle_minutes: Minutes = 10
+    dagster_url: WebAddress = "http://127.0.0.1:3000"
+
+    retention_raw_archive_days: Days = 0
+    retention_raw_archive_gb: Gigabytes = 0
+    retention_provider_bars_days: Days = 0
+    retention_intraday_days: Days = 0
+    retention_revisions_days: Days = 0
+    retention_ticks_days: Days = 0
+    retention_quarantine_days: Days = 0
+    retention_fetches_days: Days = 90
+    retention_job_logs_days: Days = 180
+    retention_check_results_days: Days = 90
+    retention_incidents_days: Days = 365
+    retention_dagster_events_days: Days = 30
+    retention_dagster_ticks_days: Days = 7
 
     log_level: LogLevel = LogLevel.INFO
     log_format: LogFormat = LogFormat.CONSOLE
@@ -230,6 +298,8 @@ class Settings(BaseSettings):
         texts = [value.get_secret_value() for value in values if value is not None]
         if self.database_url is not None:
             texts.append(_password_of(self.database_url.get_secret_value()))
+        if self.notify_urls is not None:
+            texts += _secret_parts(self.notify_urls.get_secret_value())
         return tuple(text for text in texts if text)
 
 
@@ -249,6 +319,27 @@ def read_settings(env_file: Path | str | None = ".env", **overrides: Any) -> Set
 def _password_of(address: str) -> str:
     user_and_password, at, _ = address.partition("://")[2].rpartition("@")
     return unquote(user_and_password.partition(":")[2]) if at else ""
+
+
+def _secret_parts(addresses: str) -> list[str]:
+    """What of notification addresses must not be seen: which part of one is a token differs from service to
+    service, so passwords and all long words do but what looks like a name or a host, and each address as a whole."""
+    found = []
+    for address in notification_addresses(addresses):
+        rest = address.partition("://")[2]
+        found += [address, rest]
+        authority = rest.partition("/")[0]
+        if "@" in authority:
+            found.append(unquote(authority.rpartition("@")[0].partition(":")[2]))
+        for word in re.split(r"[/?&=#;,:@\s]+", rest):
+            if len(word) >= _SHORTEST_TOKEN and not _NO_TOKEN.fullmatch(word):
+                found += [word, unquote(word)]
+    return list(dict.fromkeys(found))
+
+
+_SHORTEST_TOKEN = 8
+_NO_TOKEN = re.compile(r"[a-z]{1,13}|(?i:[a-z0-9-]+(\.[a-z0-9-]+)+)")
+"""A word that a person would choose, or a host."""
 
 
 def _explain(error: ValidationError, env_file: Path | str | None) -> str:
@@ -282,7 +373,9 @@ def _accepted(name: str) -> str:
         return f"a whole number from {low} to {high}" if high else f"a whole number, {low} or more"
     if name == "database_url":
         return "a PostgreSQL address, for example postgresql://me@localhost:5432/market_pipelines"
-    if name.endswith("_base_url"):
+    if name == "notify_urls":
+        return "addresses as Apprise spells them, with spaces between, for example json://127.0.0.1:8080/alarm"
+    if name.endswith("_base_url") or name == "dagster_url":
         return "an address that begins with http:// or https://, for example http://127.0.0.1:8099"
     return "a text of at least one character"
 

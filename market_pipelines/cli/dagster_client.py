@@ -30,6 +30,8 @@ query ($key: AssetKeyInput!, $limit: Int!) { assetNodeOrError(assetKey: $key) { 
       assetPartitionStatuses { __typename
         ... on TimePartitionStatuses { ranges { status startKey endKey } }
         ... on DefaultPartitionStatuses { materializedPartitions } } } } }"""
+_GROUP = """
+query ($group: AssetGroupSelector!) { assetNodes(group: $group) { assetKey { path } } }"""
 _LAUNCH = """
 mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename
     ... on LaunchRunSuccess { run { runId } }
@@ -128,13 +130,27 @@ class DagsterClient:
             filled = set(keys) & set(statuses.get("materializedPartitions", ()))
         return Partitions(keys, frozenset(filled))
 
-    def launch(self, location: Location, job: str, tags: Mapping[str, str]) -> str:
+    def assets_of(self, location: Location, group: str) -> list[tuple[str, ...]]:
+        selector = {
+            "groupName": group,
+            "repositoryName": location.repository,
+            "repositoryLocationName": location.name,
+        }
+        return [tuple(node["assetKey"]["path"]) for node in self._ask(_GROUP, {"group": selector})["assetNodes"]]
+
+    def launch(
+        self, location: Location, job: str, tags: Mapping[str, str], assets: Sequence[Sequence[str]] = ()
+    ) -> str:
+        """`assets`: only these of the job's."""
+        selector: dict[str, Any] = {
+            "jobName": job,
+            "repositoryName": location.repository,
+            "repositoryLocationName": location.name,
+        }
+        if assets:
+            selector["assetSelection"] = [{"path": list(asset)} for asset in assets]
         params = {
-            "selector": {
-                "jobName": job,
-                "repositoryName": location.repository,
-                "repositoryLocationName": location.name,
-            },
+            "selector": selector,
             "runConfigData": {},
             "executionMetadata": {"tags": [{"key": key, "value": value} for key, value in tags.items()]},
         }

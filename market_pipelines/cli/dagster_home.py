@@ -24,6 +24,12 @@ BATCHES = {"DAGSTER_EVENT_BATCH_SIZE": "250"}
 """For the environment of Dagster's processes. Undocumented: how many events of one kind are written together, which
 halves the time of a run over a range of partitions."""
 
+ONE_A_LANE = {"key": "market_pipelines/lane", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
+"""Runs of one lane write the same tables; a second one waits in the queue until the first has ended."""
+
+TICK_DAYS = 7
+"""After which the ticks of schedules and sensors go, where the settings do not say."""
+
 LOCATION = "market_pipelines"
 _SCHEMA = "dagster"
 _LONGEST_SOCKET_PATH = 100
@@ -50,11 +56,13 @@ def storage_database(*, simulated: bool) -> str:
     return "dagster_simulated" if simulated else "dagster"
 
 
-def write_dagster_home(home: Path, cores: int | None = None) -> DagsterHome:
+def write_dagster_home(home: Path, cores: int | None = None, tick_days: int = TICK_DAYS) -> DagsterHome:
     folder = home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     written = DagsterHome(folder, _socket(home))
-    (folder / "dagster.yaml").write_text(yaml.safe_dump(instance(cores or os.cpu_count() or 1)), encoding="utf-8")
+    (folder / "dagster.yaml").write_text(
+        yaml.safe_dump(instance(cores or os.cpu_count() or 1, tick_days)), encoding="utf-8"
+    )
     workspace = {
         "load_from": [{"grpc_server": {"socket": str(written.socket), "location_name": LOCATION}}],
     }
@@ -62,7 +70,7 @@ def write_dagster_home(home: Path, cores: int | None = None) -> DagsterHome:
     return written
 
 
-def instance(cores: int) -> dict[str, Any]:
+def instance(cores: int, tick_days: int = TICK_DAYS) -> dict[str, Any]:
     """The content of dagster.yaml. Two runs per core are too many: pulling waits, but writing does not."""
     at_once = max(2, cores)
     return {
@@ -75,8 +83,10 @@ def instance(cores: int) -> dict[str, Any]:
             "class": "QueuedRunCoordinator",
             "config": {"dequeue_interval_seconds": 1},
         },
-        "concurrency": {"runs": {"max_concurrent_runs": at_once}},
+        "concurrency": {"runs": {"max_concurrent_runs": at_once, "tag_concurrency_limits": [ONE_A_LANE]}},
         "run_monitoring": {"enabled": True, "start_timeout_seconds": 120, "poll_interval_seconds": 30},
+        # 0 would be read as "at once"; for ever is -1.
+        "retention": {kind: {"purge_after_days": tick_days or -1} for kind in ("schedule", "sensor")},
         "telemetry": {"enabled": False},
         "nux": {"enabled": False},
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -18,11 +18,10 @@ from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.market.sessions import trading_calendar
-from market_pipelines.pipeline.backfill import backfill_bars, incomplete
-from market_pipelines.pipeline.estimate import Estimate, estimate
+from market_pipelines.pipeline.backfill import Left, backfill_bars, by_symbol, lacking_ranges
+from market_pipelines.pipeline.estimate import Estimate, estimate, estimate_ranges
 from market_pipelines.pipeline.fetch import ATTEMPTS
 from market_pipelines.pipeline.intraday import refresh_intraday
-from market_pipelines.pipeline.limiter import Purpose
 from market_pipelines.pipeline.platform import Platform, open_platform
 from market_pipelines.pipeline.refresh import instruments_of, refresh_daily
 from market_pipelines.pipeline.reparse import reparse as reparse_market
@@ -34,6 +33,7 @@ from market_pipelines.store.reference import read_instruments
 
 SESSIONS_BY_DEFAULT = 30
 INTRADAY_SESSIONS = 5
+NO_RANGES: Mapping[str, Sequence[tuple[date, date]]] = {}
 
 Market = Annotated[str, typer.Option("--market", help="The market whose providers and calendar count.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say how many requests it would cost, and ask nobody.")]
@@ -104,11 +104,17 @@ def backfill(
     end: To = None,
     interval: Interval = DAILY,
     symbols: SomeSymbols = None,
-    again: Annotated[bool, typer.Option("--again", help="Also ask for what is complete already.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also ask for what is there already, or was confirmed to be missing.")
+    ] = False,
+    newest_first: Annotated[bool, typer.Option("--newest-first", help="Begin with the newest ranges.")] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Fill a range for all shares and indices of a market. It may be interrupted: a second run goes on."""
+    """Fill a range for all shares and indices of a market, in both directions: only what is lacking is asked for.
+
+    It may be interrupted: a second run goes on.
+    """
     wanted = symbols_in(symbols or ())
     began = time.monotonic()
     with platform_of_commands(asks=not dry_run) as platform:
@@ -116,37 +122,29 @@ def backfill(
         days = _days(platform, definition, start, end, interval)
         instruments = instruments_of(definition, wanted) if wanted else definition.everything
         if dry_run:
-            lacking = (
-                instruments if again else incomplete(platform, definition, instruments, days.start, days.end, interval)
-            )
-            cost = estimate(
-                platform,
-                definition,
-                lacking,
-                days.start,
-                days.end,
-                interval=interval,
-                purpose=Purpose.BACKFILL,
-            )
-            _show_estimate(definition, interval, days, cost, as_json)
+            ranges = lacking_ranges(platform, definition, instruments, days.start, days.end, interval, again=again)
+            cost = estimate_ranges(platform, definition, ranges, instruments, interval)
+            _show_estimate(definition, interval, days, cost, as_json, ranges)
             return
-        filled = _fill(platform, definition, instruments, days, again, interval)
+        filled = _fill(platform, definition, instruments, days, interval, again=again, newest_first=newest_first)
         sessions = trading_calendar(definition.mic, platform.clock()).sessions(days.start, days.end)
-        document = _document(platform, definition, interval, days, filled.results, len(sessions)) | {
+        results = by_symbol(filled.results)
+        document = _document(platform, definition, interval, days, results, len(sessions)) | {
             "seconds": round(time.monotonic() - began, 3),
             "skipped": list(filled.skipped),
             "interrupted": filled.interruption is not None,
+            "left": filled.left,
         }
-        _show(document, filled.results, as_json)
+        _show(document, results, as_json)
     if filled.skipped:
         say(f"{len(filled.skipped)} symbols lack nothing in that range and were not asked for; --again asks for them.")
     if filled.interruption is not None:
         say(
-            f"Interrupted: {filled.done} of {len(instruments)} symbols are done and stored. "
+            f"Interrupted: {filled.done} of {len(instruments)} symbols are done and stored{_still(filled.left)}. "
             "The same command goes on from there."
         )
         raise typer.Exit(interruption_code(filled.interruption))
-    raise typer.Exit(exit_code(filled.results))
+    raise typer.Exit(exit_code(results))
 
 
 def reparse(
@@ -203,6 +201,8 @@ class _Filled:
     results: list[SymbolResult] = field(default_factory=list)
     skipped: tuple[str, ...] = ()
     done: int = 0
+    left: Left | None = None
+    """Before the batch at which it was interrupted."""
     interruption: KeyboardInterrupt | None = None
 
 
@@ -211,8 +211,10 @@ def _fill(
     market: MarketDefinition,
     instruments: Sequence[Instrument],
     days: _Days,
-    again: bool,
     interval: str,
+    *,
+    again: bool,
+    newest_first: bool,
 ) -> _Filled:
     """Backfills until it is done or interrupted; what is committed by then is told either way."""
     filled = _Filled()
@@ -221,6 +223,10 @@ def _fill(
         def report(done: int, total: int, symbol: str) -> None:
             filled.done = done
             show(done, total, symbol)
+
+        def still(left: Left) -> None:
+            filled.left = left
+            show(filled.done, len(instruments), _still(left).lstrip(", "))
 
         try:
             filled.skipped = backfill_bars(
@@ -231,12 +237,21 @@ def _fill(
                 days.end,
                 interval=interval,
                 again=again,
+                newest_first=newest_first,
                 progress=report,
                 batch_done=filled.results.extend,
+                left=still,
             ).skipped
+            filled.left = None
         except KeyboardInterrupt as interruption:
             filled.interruption = interruption
     return filled
+
+
+def _still(left: Left | None) -> str:
+    if left is None:
+        return ""
+    return f", {left.symbols} symbols with {left.requests} requests are left, about {lasting(left.seconds)}"
 
 
 @contextmanager
@@ -361,7 +376,15 @@ def _show(document: dict[str, Any], results: Sequence[SymbolResult], as_json: bo
         say(f"{len(failed)} of {len(results)} symbols failed: {', '.join(failed[:10])}{' …' if failed[10:] else ''}")
 
 
-def _show_estimate(market: MarketDefinition, interval: str, days: _Days, estimate: Estimate, as_json: bool) -> None:
+def _show_estimate(
+    market: MarketDefinition,
+    interval: str,
+    days: _Days,
+    estimate: Estimate,
+    as_json: bool,
+    ranges: Mapping[str, Sequence[tuple[date, date]]] = NO_RANGES,
+) -> None:
+    """`ranges`: by symbol, where each is asked for its own."""
     if as_json:
         emit_json(
             {
@@ -373,6 +396,9 @@ def _show_estimate(market: MarketDefinition, interval: str, days: _Days, estimat
                 "symbols": estimate.symbols,
                 "requests": {"best": estimate.best, "worst": estimate.worst, "attempts": ATTEMPTS},
                 "seconds": round(estimate.seconds, 1),
+                "ranges": {
+                    symbol: [{"from": start, "to": end} for start, end in spans] for symbol, spans in ranges.items()
+                },
                 "providers": [
                     {
                         "provider": cost.provider,

@@ -101,7 +101,8 @@ def market_status(
         )
     else:
         view = report.calendar
-        emit_line(f"{view.mic} is {view.status}; opens {view.next_open}, closes {view.next_close}")
+        phase = view.phase.replace("_", " ")
+        emit_line(f"{view.mic} is {view.status} ({phase}); opens {view.next_open}, closes {view.next_close}")
         emit_table(
             ("venue", "day", "status", "opens", "closes", "note"),
             [(one.venue, one.on, one.status, one.opens, one.closes, one.note) for one in report.venues],

@@ -23,8 +23,10 @@ class Stage:
 
     job_ending: str
     asset: str = ""
-    """Its newest sessions are looked at; empty: the job has no sessions and runs where it has never succeeded."""
+    """Its newest sessions are looked at; empty: the job runs where it has never succeeded."""
     sessions: int = 0
+    group_ending: str = ""
+    """Only this group's assets of the job, which have no sessions."""
 
     def job(self, market: str) -> str:
         return f"{market}{self.job_ending}"
@@ -33,7 +35,7 @@ class Stage:
 STAGES = (
     Stage("_daily_refresh", "stock_prices", SESSIONS),
     Stage("_intraday_refresh", "stock_prices_intraday", INTRADAY_SESSIONS),
-    Stage("_weekly_refresh"),
+    Stage("_weekly_refresh", group_ending="_reference"),
 )
 """One after another: bars within sessions are compared with the daily ones."""
 
@@ -120,7 +122,7 @@ def _launch(
     if not stage.asset:
         if client.has_succeeded(job):
             return None
-        run = client.launch(location, job, {})
+        run = client.launch(location, job, {}, client.assets_of(location, f"{market}{stage.group_ending}"))
         say(f"{market}: {job} (run {run[:8]})")
         return Refresh(market, job, run)
     partitions = client.partitions([market, stage.asset], stage.sessions)

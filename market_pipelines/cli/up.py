@@ -107,7 +107,7 @@ class _Platform:
         simulated = uses_simulator(self.settings)
         with ExitStack() as stack:
             server = self._database(stack, simulated)
-            dagster_home = write_dagster_home(self.settings.home)
+            dagster_home = write_dagster_home(self.settings.home, tick_days=self.settings.retention_dagster_ticks_days)
             stack.callback(dagster_home.remove_socket)
             supervisor = stack.enter_context(
                 Supervisor(
@@ -173,10 +173,18 @@ class _Platform:
             "MARKET_PIPELINES_HOME": str(self.settings.home),
             "MARKET_PIPELINES_SIMULATOR": "on" if simulated else "off",
             "DAGSTER_HOME": str(dagster_home.folder),
+            "DAGSTER_URL": self._page(),
             **BATCHES,
             STORAGE_VARIABLE: self._storage,
             "PYTHONUNBUFFERED": "1",
         }
+
+    def _page(self) -> str:
+        """For links in messages: where people see Dagster, unless the settings know better."""
+        chosen = self.settings.dagster_url
+        if chosen != Settings.model_fields["dagster_url"].default:
+            return chosen
+        return f"http://{HOST}:{self.options.dagster_port}"
 
     def _simulator(self, supervisor: Supervisor) -> str:
         """The exchange in a box. It says where it is by itself, and every process of this folder finds it."""

@@ -132,6 +132,16 @@ class TradingCalendar:
             raise ValueError(f"{self.mic}: no session is known after {now.isoformat()}; known to {self.end}")
         return self.all_sessions[index]
 
+    def holiday_name(self, day: date) -> str:
+        """Why a weekday is no session, as far as the calendar says."""
+        named = self._calendar.regular_holidays
+        stamp = pd.Timestamp(day)
+        found = None if named is None else named.holidays(stamp, stamp, return_name=True)
+        if found is not None and len(found):
+            return str(found.iloc[0])
+        adhoc = {one.date() for one in self._calendar.adhoc_holidays}
+        return "closed for this day alone" if day in adhoc else "the exchange is closed"
+
     def holidays(self) -> tuple[date, ...]:
         """Every date of the calendar's span on which there is no session, weekends included."""
         sessions = frozenset(self.all_sessions)

@@ -5,11 +5,17 @@ range, which for a range of a thousand sessions takes longer than fetching and s
 partitions of an asset in one step, in the same place.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 from dagster._core.execution.context.metadata_logging import AssetMetadataHandle, OutputMetadataAccumulator
+
+from market_pipelines.market.bars import AVAILABLE, CONDITIONS, DEGRADED, MISSING, PENDING
+
+_WORST_FIRST = (MISSING, PENDING, DEGRADED, AVAILABLE)
 
 Annotations = dict[str, dict[str, Any]]
 """Metadata by partition key."""
@@ -17,6 +23,34 @@ Annotations = dict[str, dict[str, Any]]
 
 def row_count(rows: int) -> dict[str, Any]:
     return {"dagster/partition_row_count": rows}
+
+
+def session_conditions(chosen: pd.DataFrame, missing: pd.DataFrame) -> Annotations:
+    """How each session stands, in the words of the coverage table: the worst of its symbols' conditions, and how many
+    symbols are in which."""
+    key = ["symbol", "session", "condition"]
+    known = pd.concat(
+        [chosen[key], missing.assign(condition=MISSING)[key]],
+        ignore_index=True,
+    )
+    rank = known["condition"].map({word: at for at, word in enumerate(_WORST_FIRST)})
+    worst = known.assign(rank=rank).sort_values("rank").drop_duplicates(["symbol", "session"])
+    counts: dict[str, Counter[str]] = {}
+    for session, condition in zip(worst["session"], worst["condition"], strict=True):
+        counts.setdefault(session.date().isoformat(), Counter())[condition] += 1
+    return {
+        session: {
+            "condition": next(word for word in _WORST_FIRST if word in held),
+            "symbols_by_condition": " · ".join(f"{word} {held[word]}" for word in CONDITIONS if word in held),
+        }
+        for session, held in counts.items()
+    }
+
+
+def merged(*notes: Annotations) -> Annotations:
+    """What several say of the same partitions, together."""
+    keys = {key: None for one in notes for key in one}
+    return {key: {name: value for one in notes for name, value in one.get(key, {}).items()} for key in keys}
 
 
 def with_details(notes: Annotations, newest: str, details: Mapping[str, Any]) -> Annotations:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Kind
-from market_pipelines.orchestration.annotations import annotate, row_count, with_details
+from market_pipelines.orchestration.annotations import annotate, merged, row_count, session_conditions, with_details
 from market_pipelines.orchestration.partitions import SessionPartitionsDefinition
 from market_pipelines.orchestration.present import column_schema, counted, plot, table
 from market_pipelines.orchestration.resources import PlatformResource
@@ -28,7 +28,9 @@ from market_pipelines.orchestration.specs import (
 from market_pipelines.pipeline.actions import collect_actions
 from market_pipelines.pipeline.pull import pull_daily
 from market_pipelines.pipeline.results import logged_job
+from market_pipelines.pipeline.riding import asked_along, riding_holes, settle_riders
 from market_pipelines.pipeline.settle import SettleReport, settle_daily
+from market_pipelines.pipeline.suspicion import confirm_splits
 from market_pipelines.store.reference import write_instruments
 
 BAR_SCHEMA = column_schema(
@@ -126,17 +128,20 @@ def _raw_daily(
             span = span_of_run(context.run.tags, market, opened.clock())
             asked = with_corrections(span, market, opened.clock())
             symbols = [one.symbol for one in market.everything]
-            with logged_job(opened, f"{market.name}_daily_refresh", "pull", market, symbols, context.run_id) as job:
+            with logged_job(opened, f"{market.name}_daily_refresh", "pull", market, symbols, context.run.run_id) as job:
+                riders = riding_holes(opened, market, symbols, asked.start)
                 report = pull_daily(
                     opened,
                     market,
                     market.everything,
                     asked.start,
                     asked.end,
-                    run_id=context.run_id,
+                    run_id=context.run.run_id,
                     providers=[provider for provider in opened.chain(market) if provider.name in selected],
                     progress=log_tenths(context),
+                    riding=riders,
                 )
+                asked_along(opened, market, report)
                 job.processed = report.rows
                 for pull in report.symbols:
                     if not pull.outcome.delivered:
@@ -174,7 +179,11 @@ def _corporate_actions(
     def corporate_actions(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult[None]:
         with platform.opened() as opened:
             span = span_of_run(context.run.tags, market, opened.clock())
-            report = collect_actions(opened, market, market.instruments, context.run_id)
+            report = collect_actions(opened, market, market.instruments, context.run.run_id)
+            asked = with_corrections(span, market, opened.clock())
+            suspicion = confirm_splits(
+                opened, market, market.instruments, asked.start, asked.end, run_id=context.run.run_id
+            )
         inside = [action for action in report.actions if span.start <= action.ex_date <= span.end]
         shown = pd.DataFrame(
             sorted({(one.ex_date.isoformat(), one.symbol, one.kind.value, one.value) for one in inside}, reverse=True),
@@ -187,6 +196,7 @@ def _corporate_actions(
             "new": report.counts.inserted,
             "changed": report.counts.revised,
             "withdrawn": report.counts.removed,
+            "suspected_splits": ", ".join(suspicion.symbols) or "none",
             "actions": table(shown),
         }
         annotate(context, spec.key, with_details(notes, newest_key(context, span), details))
@@ -235,12 +245,14 @@ def _prices(
                 "settle",
                 market,
                 [one.symbol for one in instruments],
-                context.run_id,
+                context.run.run_id,
             ) as job:
                 asked = with_corrections(span, market, now)
                 reports = settle_daily(
-                    opened, market, instruments, asked.start, asked.end, run_id=context.run_id, known_at=now
+                    opened, market, instruments, asked.start, asked.end, run_id=context.run.run_id, known_at=now
                 )
+                if along := settle_riders(opened, market, run_id=context.run.run_id, known_at=now):
+                    context.log.info(f"holes before {asked.start} that this refresh filled along the way: {along}")
                 job.processed = sum(len(report.chosen) for report in reports)
         for report in reports:
             _describe_settled(context, key, span, report)
@@ -263,6 +275,7 @@ def _describe_settled(context: dg.AssetExecutionContext, key: dg.AssetKey, span:
         }
         for session in rows.index.union(missing.index)
     }
+    notes = merged(notes, session_conditions(chosen, report.missing))
     newest = chosen[chosen["session"] == chosen["session"].max()]
     counts = report.written.total
     details = {

@@ -1,4 +1,4 @@
-"""The intraday assets and checks of one market: raw pulls by provider, and the agreed bars within sessions.
+"""The intraday assets of one market: raw pulls by provider, and the agreed bars within sessions.
 
 A partition is a session. Each asset is a few lines around a use case of `pipeline/`.
 """
@@ -6,14 +6,10 @@ A partition is a session. Each asset is a few lines around a use case of `pipeli
 from collections.abc import Iterator, Sequence
 
 import dagster as dg
-import pandas as pd
 
 from market_pipelines.market.definition import IntradayPlan, MarketDefinition
 from market_pipelines.market.intraday import Phase
-from market_pipelines.market.quality import expected_sessions
-from market_pipelines.market.quality.intraday import against_daily
-from market_pipelines.market.sessions import trading_calendar
-from market_pipelines.orchestration.annotations import annotate, row_count, with_details
+from market_pipelines.orchestration.annotations import annotate, merged, row_count, session_conditions, with_details
 from market_pipelines.orchestration.partitions import SessionPartitionsDefinition
 from market_pipelines.orchestration.present import column_schema, counted, plot, table
 from market_pipelines.orchestration.resources import PlatformResource
@@ -29,12 +25,8 @@ from market_pipelines.orchestration.specs import (
     sessions_by_provider,
 )
 from market_pipelines.pipeline.intraday import IntradaySettled, settle_intraday
-from market_pipelines.pipeline.platform import Platform
 from market_pipelines.pipeline.pull_intraday import pull_intraday
 from market_pipelines.pipeline.results import logged_job
-from market_pipelines.store.bars import INDICES, STOCKS
-from market_pipelines.store.intraday import read_intraday
-from market_pipelines.store.read_bars import read_prices
 
 INTRADAY_SCHEMA = column_schema(
     {
@@ -93,7 +85,9 @@ def _raw_intraday(
         with platform.opened() as opened:
             span = span_of_run(context.run.tags, market, opened.clock())
             symbols = [one.symbol for one in market.everything]
-            with logged_job(opened, f"{market.name}_intraday_refresh", "pull", market, symbols, context.run_id) as job:
+            with logged_job(
+                opened, f"{market.name}_intraday_refresh", "pull", market, symbols, context.run.run_id
+            ) as job:
                 report = pull_intraday(
                     opened,
                     market,
@@ -102,7 +96,7 @@ def _raw_intraday(
                     span.end,
                     interval=plan.interval,
                     extended=plan.extended,
-                    run_id=context.run_id,
+                    run_id=context.run.run_id,
                     providers=[provider for provider in opened.chain(market) if provider.name in selected],
                     progress=log_tenths(context),
                 )
@@ -150,7 +144,7 @@ def _agreed(
             span = span_of_run(context.run.tags, market, now)
             symbols = [one.symbol for one in market.everything]
             with logged_job(
-                opened, f"{market.name}_intraday_refresh", "settle", market, symbols, context.run_id
+                opened, f"{market.name}_intraday_refresh", "settle", market, symbols, context.run.run_id
             ) as job:
                 settled = settle_intraday(
                     opened,
@@ -159,7 +153,7 @@ def _agreed(
                     span.start,
                     span.end,
                     interval=plan.interval,
-                    run_id=context.run_id,
+                    run_id=context.run.run_id,
                     known_at=now,
                 )
                 job.processed = len(settled.chosen)
@@ -180,6 +174,7 @@ def _describe(context: dg.AssetExecutionContext, key: dg.AssetKey, span: Span, s
         }
         for session in rows.index.union(missing.index)
     }
+    notes = merged(notes, session_conditions(chosen, settled.missing))
     newest = chosen[chosen["session"] == chosen["session"].max()]
     regular = newest[newest["phase"] == str(Phase.REGULAR)]
     counts = settled.written.total
@@ -197,77 +192,3 @@ def _describe(context: dg.AssetExecutionContext, key: dg.AssetKey, span: Span, s
         "volume_by_bar": plot(regular.groupby("ts")["volume"].sum().tolist(), "volume along the newest session"),
     }
     annotate(context, key, with_details(notes, newest_key(context, span), details))
-
-
-def intraday_checks(market: MarketDefinition, plan: IntradayPlan) -> list[dg.AssetChecksDefinition]:
-    key = asset_key(market, "stock_prices_intraday")
-
-    @dg.multi_asset_check(
-        name=f"{market.name}_stock_prices_intraday_checks",
-        specs=[
-            dg.AssetCheckSpec(
-                "agrees_with_daily",
-                asset=key,
-                description="The bars of each whole session stay within its daily bar and end where it closed.",
-            ),
-            dg.AssetCheckSpec(
-                "sessions_present",
-                asset=key,
-                description="Every instrument has bars in every session that it traded on.",
-            ),
-        ],
-        can_subset=True,
-    )
-    def checks(context: dg.AssetCheckExecutionContext, platform: PlatformResource) -> Iterator[dg.AssetCheckResult]:
-        selected = {check.name for check in context.selected_asset_check_keys}
-        with platform.opened() as opened:
-            span = span_of_run(context.run.tags, market, opened.clock())
-            results = _check_results(opened, market, plan, key, span)
-        yield from (result for result in results if result.check_name in selected)
-
-    return [checks]
-
-
-def _check_results(
-    platform: Platform, market: MarketDefinition, plan: IntradayPlan, key: dg.AssetKey, span: Span
-) -> list[dg.AssetCheckResult]:
-    now = platform.clock()
-    calendar = trading_calendar(market.mic, now)
-    symbols = [one.symbol for one in market.everything]
-    with platform.database.connection() as connection:
-        stored = read_intraday(connection, market.name, plan.interval, symbols, span.start, span.end)
-        daily = pd.concat(
-            [
-                read_prices(connection, market.name, symbols, span.start, span.end, table=name)
-                for name in (STOCKS, INDICES)
-            ],
-            ignore_index=True,
-        )
-    mismatches = against_daily(stored, daily)
-    present = stored.loc[stored["phase"] == str(Phase.REGULAR), ["symbol", "session"]].drop_duplicates()
-    expected = expected_sessions(calendar, market.everything, span.start, min(span.end, calendar.last_closed(now)))
-    absent = expected.merge(present.assign(there=True), on=["symbol", "session"], how="left")
-    absent = absent.loc[absent["there"].isna(), ["symbol", "session"]]
-    nothing = len(expected) > 0 and len(absent) == len(expected)
-    return [
-        dg.AssetCheckResult(
-            asset_key=key,
-            check_name="agrees_with_daily",
-            passed=mismatches.empty,
-            severity=dg.AssetCheckSeverity.WARN,
-            description=f"{len(mismatches)} of {len(present)} sessions contradict their daily bar."
-            if len(mismatches)
-            else f"All of {len(present)} sessions agree.",
-            metadata={"sessions_compared": len(present), "mismatches": table(mismatches)},
-        ),
-        dg.AssetCheckResult(
-            asset_key=key,
-            check_name="sessions_present",
-            passed=absent.empty,
-            severity=dg.AssetCheckSeverity.ERROR if nothing else dg.AssetCheckSeverity.WARN,
-            description=f"{len(absent)} of {len(expected)} expected sessions have no bars."
-            if len(absent)
-            else f"All of {len(expected)} expected sessions have bars.",
-            metadata={"sessions_expected": len(expected), "absent": table(absent)},
-        ),
-    ]

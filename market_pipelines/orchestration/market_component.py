@@ -11,16 +11,22 @@ import dagster as dg
 from pydantic import BaseModel
 from typing_extensions import override
 
+from market_pipelines.market.cadence import daily_cycle, intraday_cycle
 from market_pipelines.market.definition import MarketDefinition
+from market_pipelines.orchestration.cron import lane
+from market_pipelines.orchestration.cross_check import cross_check_definitions
 from market_pipelines.orchestration.daily_assets import daily_assets
-from market_pipelines.orchestration.daily_checks import daily_checks
-from market_pipelines.orchestration.intraday_assets import intraday_assets, intraday_checks
+from market_pipelines.orchestration.freshness import freshness_definitions
+from market_pipelines.orchestration.intraday_assets import intraday_assets
 from market_pipelines.orchestration.partitions import SessionPartitionsDefinition, session_partitions
+from market_pipelines.orchestration.polling_sensors import polling_definitions
+from market_pipelines.orchestration.quality_checks import checks_job, quality_checks
 from market_pipelines.orchestration.raw_checks import raw_checks
 from market_pipelines.orchestration.reference_assets import reference_assets
-from market_pipelines.orchestration.reference_jobs import reference_checks, weekly_refresh_job, weekly_schedule
-from market_pipelines.orchestration.schedules import INTRADAY_LATER, after_close_schedule
-from market_pipelines.orchestration.specs import INTRADAY_LAYER
+from market_pipelines.orchestration.reference_jobs import weekly_refresh_job
+from market_pipelines.orchestration.repair import repair_definitions
+from market_pipelines.orchestration.schedules import after_close_schedule, market_hours_schedule, weekly_schedule
+from market_pipelines.orchestration.specs import DAILY_LAYER, INTRADAY_LAYER
 from market_pipelines.orchestration.tick_assets import tick_assets
 from market_pipelines.pipeline.chain import chain_names
 from market_pipelines.pipeline.markets import MarketModel, read_market
@@ -57,19 +63,19 @@ def market_definitions(market: MarketDefinition, now: datetime) -> dg.Definition
     chain = chain_names(market, read_settings())
     partitions = session_partitions(market.mic, market.since, now.date())
     assets = daily_assets(market, chain, partitions)
-    checks = daily_checks(market, chain)
+    checks = quality_checks(market)
     refresh = dg.define_asset_job(
         f"{market.name}_daily_refresh",
         selection=dg.AssetSelection.groups(market.name),
         partitions_def=partitions,
         description=f"Pulls, judges and settles the daily bars of {market.title} for the chosen sessions.",
-        tags={"market": market.name},
+        tags={"market": market.name, **lane(market.name, DAILY_LAYER)},
     )
     daily = dg.Definitions(
         assets=assets,
-        asset_checks=checks,
-        jobs=[refresh],
-        schedules=[after_close_schedule(market, refresh.name, now)],
+        asset_checks=[*checks, raw_checks(market, chain)],
+        jobs=[refresh, checks_job(market, checks)],
+        schedules=[after_close_schedule(market, refresh.name, daily_cycle(market), now)],
     )
     known = build_providers(read_settings())
     providers = [
@@ -80,6 +86,10 @@ def market_definitions(market: MarketDefinition, now: datetime) -> dg.Definition
         *_intraday(market, providers, partitions, now),
         _reference(market, chain),
         *_ticks(market, providers, partitions),
+        freshness_definitions(market, now),
+        polling_definitions(market),
+        cross_check_definitions(market, now),
+        repair_definitions(market),
     )
 
 
@@ -87,7 +97,6 @@ def _reference(market: MarketDefinition, chain: tuple[str, ...]) -> dg.Definitio
     refresh = weekly_refresh_job(market)
     return dg.Definitions(
         assets=reference_assets(market, chain),
-        asset_checks=reference_checks(market),
         jobs=[refresh],
         schedules=[weekly_schedule(market, refresh.name)],
     )
@@ -107,7 +116,8 @@ def _intraday(
     partitions: SessionPartitionsDefinition,
     now: datetime,
 ) -> list[dg.Definitions]:
-    if market.intraday is None:
+    cycle = intraday_cycle(market)
+    if market.intraday is None or cycle is None:
         return []
     names = [provider.name for provider in offering(providers, market.intraday.interval)]
     refresh = dg.define_asset_job(
@@ -115,13 +125,16 @@ def _intraday(
         selection=dg.AssetSelection.groups(f"{market.name}_{INTRADAY_LAYER}"),
         partitions_def=partitions,
         description=f"Pulls, judges and settles the bars within the chosen sessions of {market.title}.",
-        tags={"market": market.name},
+        tags={"market": market.name, **lane(market.name, INTRADAY_LAYER)},
     )
     return [
         dg.Definitions(
             assets=intraday_assets(market, market.intraday, names, partitions),
-            asset_checks=[*intraday_checks(market, market.intraday), raw_checks(market, names, INTRADAY_LAYER)],
+            asset_checks=[raw_checks(market, names, INTRADAY_LAYER)],
             jobs=[refresh],
-            schedules=[after_close_schedule(market, refresh.name, now, INTRADAY_LAYER, later=INTRADAY_LATER)],
+            schedules=[
+                after_close_schedule(market, refresh.name, cycle, now, INTRADAY_LAYER),
+                market_hours_schedule(market, market.intraday, refresh.name, now),
+            ],
         )
     ]

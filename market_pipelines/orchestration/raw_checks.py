@@ -7,12 +7,10 @@ import pandas as pd
 
 from market_pipelines.market.consensus import house_name
 from market_pipelines.market.definition import MarketDefinition
-from market_pipelines.market.outcomes import Outcome
 from market_pipelines.orchestration.present import counted, table
 from market_pipelines.orchestration.resources import PlatformResource
 from market_pipelines.orchestration.specs import DAILY_LAYER, raw_key
-from market_pipelines.pipeline.platform import Platform
-from market_pipelines.store.ledger import fetches
+from market_pipelines.pipeline.checks import outcomes_of_run
 
 
 def raw_checks(market: MarketDefinition, chain: Sequence[str], layer: str = DAILY_LAYER) -> dg.AssetChecksDefinition:
@@ -33,7 +31,7 @@ def raw_checks(market: MarketDefinition, chain: Sequence[str], layer: str = DAIL
     )
     def checks(context: dg.AssetCheckExecutionContext, platform: PlatformResource) -> Iterator[dg.AssetCheckResult]:
         selected = {check.asset_key for check in context.selected_asset_check_keys}
-        with platform.opened() as opened:
+        with platform.opened(asks=False) as opened:
             outcomes = outcomes_of_run(opened, market, [one.symbol for one in market.everything], context.run.run_id)
         for key, provider in keys.items():
             if key not in selected:
@@ -59,14 +57,3 @@ def raw_checks(market: MarketDefinition, chain: Sequence[str], layer: str = DAIL
             )
 
     return checks
-
-
-def outcomes_of_run(
-    platform: Platform, market: MarketDefinition, symbols: Sequence[str], run_id: str
-) -> dict[str, dict[str, Outcome]]:
-    """The last outcome of each symbol by provider in a run."""
-    outcomes: dict[str, dict[str, Outcome]] = {}
-    with platform.database.connection() as connection:
-        for fetch in fetches(connection, market=market.name, symbols=symbols, run_id=run_id):
-            outcomes.setdefault(fetch.provider, {})[fetch.symbol] = fetch.outcome
-    return outcomes

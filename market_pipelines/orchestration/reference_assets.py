@@ -136,8 +136,8 @@ def _listings(market: MarketDefinition, providers: Sequence[str]) -> dg.AssetsDe
 
     @dg.multi_asset(name=f"{market.name}_listings", specs=[spec])
     def listings(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult[None]:
-        with platform.opened() as opened, _job(opened, market, "listings", context.run_id, ()) as job:
-            report = sync_listings(opened, market, run_id=context.run_id)
+        with platform.opened() as opened, _job(opened, market, "listings", context.run.run_id, ()) as job:
+            report = sync_listings(opened, market, run_id=context.run.run_id)
             job.processed = report.listed
             _refuse_nothing("the list", [report.delivered.outcome], report.delivered.reason)
         changes = report.changes
@@ -184,8 +184,8 @@ def _profiles(market: MarketDefinition, providers: Sequence[str]) -> dg.AssetsDe
     def company_profiles(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult[None]:
         companies = _companies(market)
         symbols = [one.symbol for one in companies]
-        with platform.opened() as opened, _job(opened, market, "profiles", context.run_id, symbols) as job:
-            report = pull_profiles(opened, market, companies, run_id=context.run_id, fresh_for=FRESH)
+        with platform.opened() as opened, _job(opened, market, "profiles", context.run.run_id, symbols) as job:
+            report = pull_profiles(opened, market, companies, run_id=context.run.run_id, fresh_for=FRESH)
             job.processed = len(report.profiles)
             _note_failed(job, report.symbols)
             _refuse_nothing("a profile", _outcomes(report.symbols), _first_reason(report.symbols))
@@ -222,8 +222,8 @@ def _quotes(market: MarketDefinition, providers: Sequence[str]) -> dg.AssetsDefi
     @dg.multi_asset(name=f"{market.name}_latest_quotes", specs=[spec])
     def latest_quotes(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult[None]:
         symbols = [one.symbol for one in market.everything]
-        with platform.opened() as opened, _job(opened, market, "quotes", context.run_id, symbols) as job:
-            report = pull_quotes(opened, market, market.everything, run_id=context.run_id)
+        with platform.opened() as opened, _job(opened, market, "quotes", context.run.run_id, symbols) as job:
+            report = pull_quotes(opened, market, market.everything, run_id=context.run.run_id)
             job.processed = report.written
             for one in report.symbols:
                 if not one.outcome.delivered:
@@ -267,13 +267,13 @@ def _options(market: MarketDefinition, providers: Sequence[str]) -> dg.AssetsDef
     def option_contracts(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult[None]:
         companies = _companies(market)
         symbols = [one.symbol for one in companies]
-        with platform.opened() as opened, _job(opened, market, "options", context.run_id, symbols) as job:
+        with platform.opened() as opened, _job(opened, market, "options", context.run.run_id, symbols) as job:
             today = trading_calendar(market.mic, opened.clock()).local_date(opened.clock())
             chains = pull_options(
                 opened,
                 market,
                 companies,
-                run_id=context.run_id,
+                run_id=context.run.run_id,
                 expires_from=today,
                 expires_to=today + timedelta(days=OPTION_DAYS),
             )
@@ -312,9 +312,9 @@ def _venues(market: MarketDefinition, providers: Sequence[str]) -> dg.AssetsDefi
 
     @dg.multi_asset(name=f"{market.name}_venue_status", specs=[spec])
     def venue_status(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult[None]:
-        with platform.opened() as opened, _job(opened, market, "venues", context.run_id, ()) as job:
-            now = pull_venue_status(opened, market, run_id=context.run_id)
-            days = pull_venue_status(opened, market, run_id=context.run_id, upcoming=True)
+        with platform.opened() as opened, _job(opened, market, "venues", context.run.run_id, ()) as job:
+            now = pull_venue_status(opened, market, run_id=context.run.run_id)
+            days = pull_venue_status(opened, market, run_id=context.run.run_id, upcoming=True)
             job.processed = len(now.venues) + len(days.venues)
             _refuse_nothing("the state of a venue", [now.delivered.outcome], now.delivered.reason)
         for line in days.contradictions:
@@ -349,7 +349,7 @@ def _index_members(market: MarketDefinition) -> dg.AssetsDefinition:
 
     @dg.multi_asset(name=f"{market.name}_index_members", specs=[spec])
     def index_members(context: dg.AssetExecutionContext, platform: PlatformResource) -> dg.MaterializeResult[None]:
-        with platform.opened() as opened, _job(opened, market, "members", context.run_id, ()) as job:
+        with platform.opened() as opened, _job(opened, market, "members", context.run.run_id, ()) as job:
             reports = store_memberships(opened, market)
             job.processed = sum(len(report.universe.members) for report in reports)
         shown = pd.DataFrame(

@@ -15,6 +15,7 @@ class PlatformResource(dg.ConfigurableResource[Platform]):
     """Settings come from the environment of the process that runs the step, as for every other door."""
 
     @contextmanager
-    def opened(self) -> Iterator[Platform]:
-        with open_platform(read_settings()) as platform:
+    def opened(self, *, asks: bool = True) -> Iterator[Platform]:
+        """`asks`: providers are going to be asked, so that the simulator is looked for where it stands in for them."""
+        with open_platform(read_settings(), asks=asks) as platform:
             yield platform

@@ -80,7 +80,7 @@ def newest_key(context: dg.AssetExecutionContext, span: Span) -> str:
     return keys[-1] if keys else span.end.isoformat()
 
 
-def log_tenths(context: dg.AssetExecutionContext) -> Callable[[int, int, str], None]:
+def log_tenths(context: dg.AssetExecutionContext | dg.OpExecutionContext) -> Callable[[int, int, str], None]:
     told = -1
 
     def tell(done: int, total: int, symbol: str) -> None:

@@ -67,7 +67,7 @@ def tick_assets(market: MarketDefinition, partitions: SessionPartitionsDefinitio
                     start,
                     end,
                     job_name=f"{market.name}_tick_history",
-                    run_id=context.run_id,
+                    run_id=context.run.run_id,
                 )
             ]
         if pulls and not any(pull.outcome.delivered for _, pull in pulls):

@@ -10,6 +10,7 @@ import pandas as pd
 
 from market_pipelines.market.bars import AVAILABLE, PENDING, PRICE_COLUMNS, VALUE_COLUMNS
 from market_pipelines.pipeline.platform import Platform
+from market_pipelines.store.audit import record_decision, system_user
 from market_pipelines.store.bars import write_prices
 from market_pipelines.store.corrections import Decision, HeldCorrection, decide, hold
 from market_pipelines.store.database import Transaction
@@ -54,9 +55,11 @@ def sift(
     return Sifted(chosen[~stopped], waiting[still])
 
 
-def settle_correction(platform: Platform, held_id: int, *, accept: bool) -> HeldCorrection:
+def settle_correction(
+    platform: Platform, held_id: int, *, accept: bool, user: str | None = None, reason: str = ""
+) -> HeldCorrection:
     """A person's word on a waiting correction: accepted, it becomes a revision like any other; rejected, the old
-    bar stays whenever the same values come again."""
+    bar stays whenever the same values come again. `user`: whose word, if not that of the process's owner."""
     now = platform.clock()
     with platform.database.connection() as connection:
         correction = decide(connection, held_id, Decision.ACCEPTED if accept else Decision.REJECTED, now)
@@ -66,4 +69,18 @@ def settle_correction(platform: Platform, held_id: int, *, accept: bool) -> Held
             frame = pd.DataFrame(row | {"session": [correction.session], "provisional": [False]} | values)
             types = {"session": "datetime64[s]", **dict.fromkeys(VALUE_COLUMNS, "float64")}
             write_prices(connection, frame.astype(types), now, f"correction-{held_id}", table=correction.source_table)
+        record_decision(
+            connection,
+            at=now,
+            actor=user or system_user(),
+            action="correction.accept" if accept else "correction.reject",
+            subject=f"correction/{held_id}",
+            detail={
+                **{name: getattr(correction, name) for name in ("market", "symbol", "session", "provider")},
+                "old_close": correction.old_close,
+                "close": correction.close,
+                "change": correction.change,
+                "reason": reason,
+            },
+        )
     return correction

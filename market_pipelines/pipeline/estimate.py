@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -15,7 +15,7 @@ from market_pipelines.pipeline.platform import Platform
 from market_pipelines.pipeline.pull_intraday import actions_lacking, offering, spans
 from market_pipelines.pipeline.quota import Quota, day_quota, provider_quotas
 from market_pipelines.pipeline.settle import DAILY
-from market_pipelines.providers.protocol import Capability, DailyProvider, IntradayQuery, abilities_of
+from market_pipelines.providers.protocol import Capability, DailyProvider, DailyQuery, IntradayQuery, abilities_of
 from market_pipelines.store.quota import WINDOWS, Allowance
 
 CallsNeeded = Callable[[DailyProvider, Instrument], int]
@@ -90,7 +90,8 @@ def estimate(
     end = min(end, today)
     begun = [day for day in calendar.sessions(start, end) if calendar.times(day).opens <= now]
     chain = offering(chain, interval)
-    calls_needed = _IntradayCalls(platform, market, interval, start, end, today)
+    within = IntradayCalls(platform, market, interval, today)
+    calls_needed = partial(within, start=start, end=end)
     asked = [one for one in instruments if any(one.trades_on(day) for day in begun)]
     return counted(platform, asked, chain, calls_needed, purpose)
 
@@ -107,27 +108,87 @@ def by_session(provider: DailyProvider, symbols: int, *, sessions: int) -> int |
     return None
 
 
+def estimate_ranges(
+    platform: Platform,
+    market: MarketDefinition,
+    ranges: Mapping[str, Sequence[tuple[date, date]]],
+    instruments: Sequence[Instrument],
+    interval: str = DAILY,
+    purpose: Purpose = Purpose.BACKFILL,
+) -> Estimate:
+    """As `estimate`, where each symbol is asked for ranges of its own."""
+    chain = platform.chain(market) if interval == DAILY else offering(platform.chain(market), interval)
+    calls = range_calls(platform, market, interval)
+    today = trading_calendar(market.mic, platform.clock()).local_date(platform.clock())
+    within = None if interval == DAILY else IntradayCalls(platform, market, interval, today)
+
+    def calls_needed(provider: DailyProvider, instrument: Instrument) -> int:
+        mine = sorted(ranges.get(instrument.symbol, ()))
+        if within is None or not mine:
+            return sum(calls(provider, instrument, start, end) for start, end in mine)
+        oldest = within(provider, instrument, start=mine[0][0], end=mine[0][1])
+        return oldest + sum(calls(provider, instrument, start, end) for start, end in mine[1:])
+
+    asked = [one for one in instruments if ranges.get(one.symbol)]
+    common = {tuple(ranges[one.symbol]) for one in asked}
+    if interval == DAILY and len(common) == 1 and len(found := next(iter(common))) == 1:
+        calendar = trading_calendar(market.mic, platform.clock())
+        sessions = len(calendar.sessions(*found[0]))
+        return counted(platform, asked, chain, calls_needed, purpose, partial(by_session, sessions=sessions))
+    return counted(platform, asked, chain, calls_needed, purpose)
+
+
+RangeCalls = Callable[[DailyProvider, Instrument, date, date], int]
+
+
+def range_calls(platform: Platform, market: MarketDefinition, interval: str) -> RangeCalls:
+    """How many requests a provider needs for one instrument and range; what it must know beforehand is not counted."""
+    if interval == DAILY:
+        return lambda provider, instrument, _start, _end: one_call(provider, instrument)
+    today = trading_calendar(market.mic, platform.clock()).local_date(platform.clock())
+    within = IntradayCalls(platform, market, interval, today)
+    return lambda provider, instrument, start, end: within(provider, instrument, start=start, end=end, alone=False)
+
+
+def first_asked(platform: Platform, chain: Sequence[DailyProvider], instrument: Instrument) -> DailyProvider | None:
+    """Who is going to be asked first, as far as that can be told beforehand."""
+    return next((one for one in chain if one.covers(instrument) and not unready(platform, one)), None)
+
+
+def answers_to_the_present(provider: DailyProvider, instrument: Instrument, start: date, today: date) -> bool:
+    """Whether its daily bars come up to today, wherever the question ends: then the request is the same."""
+    if start >= today:
+        return False
+    calls = [provider.daily_call(DailyQuery(instrument, start, end, today)) for end in (start, today)]
+    return calls[0] == calls[1]
+
+
 @dataclass(frozen=True)
-class _IntradayCalls:
+class IntradayCalls:
     """Bars within sessions come by as many days a call as the provider gives; whose prices are adjusted for splits
     is asked for those first, where they are not known."""
 
     platform: Platform
     market: MarketDefinition
     interval: str
-    start: date
-    end: date
     today: date
 
-    def __call__(self, provider: DailyProvider, instrument: Instrument) -> int:
+    def __call__(
+        self, provider: DailyProvider, instrument: Instrument, *, start: date, end: date, alone: bool = True
+    ) -> int:
+        """`alone`: what has to be asked beforehand counts as well."""
         if not provider.covers(instrument):
             return 0
         ability = abilities_of(provider)[Capability.INTRADAY]
-        pieces = spans(ability, self.interval, self.start, self.end, self.today)
+        pieces = spans(ability, self.interval, start, end, self.today)
         if not pieces:
             return 0
-        calendar = trading_calendar(self.market.mic, self.platform.clock())
-        first = len(actions_lacking(self.platform, self.market, calendar, provider, [instrument.symbol], pieces[0][0]))
+        first = 0
+        if alone:
+            calendar = trading_calendar(self.market.mic, self.platform.clock())
+            first = len(
+                actions_lacking(self.platform, self.market, calendar, provider, [instrument.symbol], pieces[0][0])
+            )
         if ability.calls is None:
             return first + len(pieces)
         questions = [IntradayQuery(instrument, self.interval, *piece, self.today) for piece in pieces]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
@@ -17,12 +17,13 @@ from market_pipelines.market.quality.intraday import against_daily
 from market_pipelines.market.sessions import trading_calendar
 from market_pipelines.pipeline.limiter import Purpose
 from market_pipelines.pipeline.platform import Platform
-from market_pipelines.pipeline.pull import Progress, result_of
+from market_pipelines.pipeline.pull import NOTHING, Progress, result_of
 from market_pipelines.pipeline.pull_intraday import pull_intraday
 from market_pipelines.pipeline.results import RefreshReport, logged_job, new_run_id
 from market_pipelines.providers.protocol import DailyProvider
 from market_pipelines.store.bars import INDICES, STOCKS
 from market_pipelines.store.coverage import write_coverage
+from market_pipelines.store.holes import heal_holes
 from market_pipelines.store.intraday import read_provider_intraday, replace_intraday
 from market_pipelines.store.read_bars import read_prices
 from market_pipelines.store.reference import write_instruments
@@ -91,8 +92,9 @@ def intraday_bars(
     providers: Sequence[DailyProvider] | None = None,
     progress: Progress | None = None,
     purpose: Purpose = Purpose.REFRESH,
+    sought: Mapping[str, Collection[date]] = NOTHING,
 ) -> RefreshReport:
-    """As `refresh_intraday`, within a job that the caller keeps."""
+    """As `refresh_intraday`, within a job that the caller keeps. `sought`: by symbol, sessions that are known holes."""
     pulled = pull_intraday(
         platform,
         market,
@@ -105,6 +107,7 @@ def intraday_bars(
         purpose=purpose,
         providers=providers,
         progress=progress,
+        sought=sought,
     )
     known = [pull.instrument for pull in pulled.symbols if pull.accepted]
     with platform.database.connection() as connection:
@@ -122,7 +125,7 @@ def intraday_bars(
             result_of(
                 pull,
                 int(rows.get(pull.instrument.symbol, 0)),
-                settled.written.of_symbol(pull.instrument.symbol).revised,
+                settled.written.of_symbol(pull.instrument.symbol),
             )
             for pull in pulled.symbols
         ),
@@ -170,6 +173,7 @@ def settle_intraday(
         coverage = expected.merge(_conditions(chosen), on=["symbol", "session"], how="left")
         coverage["condition"] = coverage["condition"].fillna(MISSING)
         write_coverage(connection, coverage, market.name, interval, known_at)
+        heal_holes(connection, market.name, interval, known_at, symbols=symbols, start=start, end=end)
     return IntradaySettled(
         market=market.name,
         interval=interval,

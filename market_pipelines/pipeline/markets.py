@@ -25,7 +25,7 @@ from market_pipelines.market.definition import (
     RepairPlan,
 )
 from market_pipelines.market.instruments import Instrument, Kind
-from market_pipelines.market.quality import RULE
+from market_pipelines.market.quality import RULE, THRESHOLDS
 from market_pipelines.market.sessions import known_calendars
 from market_pipelines.market.universes import UnknownUniverse
 from market_pipelines.pipeline.universes import load_universe
@@ -112,6 +112,14 @@ class RepairModel(_Strict):
 class QualityModel(_Strict):
     thresholds: dict[str, Annotated[float, Field(ge=0)]] = {}
     off: list[str] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _off_is_a_word(cls, read: object) -> object:
+        """YAML takes a bare `off` for false, also where it is a key."""
+        if isinstance(read, dict) and False in read:
+            return {"off" if key is False else key: value for key, value in read.items()}
+        return read
 
 
 class CrossCheckModel(_Strict):
@@ -272,10 +280,13 @@ def _contradictions(model: MarketModel) -> Iterable[tuple[YamlPath, object, str]
 
 
 def _unknown_rules(model: QualityModel) -> Iterable[tuple[YamlPath, object, str]]:
-    for where, names in (("thresholds", list(model.thresholds)), ("off", model.off)):
-        for name in names:
-            if name not in RULE:
-                yield ("quality", where, name), name, f"accepted: {', '.join(sorted(RULE))}"
+    for name in model.thresholds:
+        if name not in THRESHOLDS:
+            yield ("quality", "thresholds", name), name, f"accepted: {', '.join(sorted(THRESHOLDS))}"
+    for name in model.off:
+        if name not in RULE or RULE[name].required:
+            accepted = ", ".join(sorted(rule.name for rule in RULE.values() if not rule.required))
+            yield ("quality", "off", name), name, f"accepted: {accepted}"
 
 
 def _contradicting_universes(model: MarketModel) -> Iterable[tuple[YamlPath, object, str]]:

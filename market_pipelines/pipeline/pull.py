@@ -6,7 +6,7 @@ lacking. Bad rows go to quarantine and count as lacking. Nothing here decides wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
@@ -19,10 +19,12 @@ from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.market.quality import PreviousClose, Verdict, judge
+from market_pipelines.market.repair import ANSWERED
 from market_pipelines.market.sessions import TradingCalendar, trading_calendar
 from market_pipelines.pipeline.fetch import Attempt, ProviderRun, ask, converse, merged
 from market_pipelines.pipeline.limiter import Purpose
 from market_pipelines.pipeline.platform import Platform
+from market_pipelines.pipeline.releases import pass_released
 from market_pipelines.pipeline.results import SymbolResult
 from market_pipelines.providers.protocol import (
     Capability,
@@ -36,9 +38,12 @@ from market_pipelines.store.bars import write_provider_bars
 from market_pipelines.store.quarantine import quarantine_rows
 from market_pipelines.store.read_bars import previous_closes, symbols_with_basis
 from market_pipelines.store.reference import read_actions, read_actions_known
+from market_pipelines.store.upsert import WriteCounts
 
 WORKERS = 6
 """Threads that ask one provider side by side; the provider's rate limit bounds them further."""
+
+NOTHING: Mapping[str, Collection[date]] = {}
 
 Progress = Callable[[int, int, str], None]
 """Called with (done, total, symbol)."""
@@ -58,6 +63,10 @@ class SymbolPull:
     """Days of refused rows on which there was nothing to trade, as a later provider's answer confirms."""
     filled_by: dict[str, int] = field(default_factory=dict)
     """Rows by the provider that brought them first."""
+    riding: frozenset[date] = frozenset()
+    """Older sessions that a provider is asked for along with the range, where that is no further request."""
+    sought: frozenset[date] = frozenset()
+    """Sessions of the range that each provider is asked for in turn until one has them: known holes."""
 
     @property
     def requests(self) -> int:
@@ -76,7 +85,10 @@ class SymbolPull:
             return False
         if not any(attempt.outcome.delivered for attempt in self.attempts):
             return True
-        return bool(self.unmended) or max(self.expected) not in self.accepted
+        return bool(self.unmended) or max(self.expected) not in self.accepted or bool(self.sought - self.accepted)
+
+    def since(self, start: date) -> date:
+        return min(start, *self.riding) if self.riding else start
 
     @property
     def outcome(self) -> Outcome:
@@ -87,7 +99,9 @@ class SymbolPull:
         if self.accepted:
             return Outcome.OK
         outcomes = [attempt.outcome for attempt in self.attempts]
-        for telling in (Outcome.EMPTY_EXPECTED, Outcome.UNKNOWN_SYMBOL):
+        tellings = (Outcome.EMPTY_EXPECTED, Outcome.UNKNOWN_SYMBOL)
+        # While the only session is under way nobody wonders about no bars, not even of a share that does not exist.
+        for telling in tellings if self.expected else tellings[::-1]:
             if telling in outcomes:
                 return telling
         return outcomes[0] if outcomes[0] is not Outcome.OK else Outcome.EMPTY_UNEXPECTED
@@ -127,17 +141,23 @@ class PullReport:
     """Accepted rows by provider and session."""
 
 
-def result_of(pull: SymbolPull, rows: int, revisions: int) -> SymbolResult:
+def result_of(pull: SymbolPull, rows: int, counts: WriteCounts) -> SymbolResult:
     return SymbolResult(
         symbol=pull.instrument.symbol,
         outcome=pull.outcome,
         provider=pull.provider,
         rows=rows,
-        revisions=revisions,
+        revisions=counts.revised,
         requests=pull.requests,
         reason=pull.reason,
         quarantined=len(pull.rejected),
+        changed=counts.changed,
     )
+
+
+def answers(pull: SymbolPull) -> bool:
+    """Whether somebody said what there is, be it nothing."""
+    return any(attempt.outcome in ANSWERED for attempt in pull.attempts)
 
 
 def pull_daily(
@@ -151,15 +171,23 @@ def pull_daily(
     providers: Sequence[DailyProvider] | None = None,
     progress: Progress | None = None,
     purpose: Purpose = Purpose.REFRESH,
+    riding: Mapping[str, Collection[date]] = NOTHING,
+    sought: Mapping[str, Collection[date]] = NOTHING,
 ) -> PullReport:
-    """Asks for the sessions from `start` to `end` (both included) and keeps what the providers bring."""
+    """Asks for the sessions from `start` to `end` (both included) and keeps what the providers bring. By symbol:
+    `riding`, older sessions to be asked for along with them, and `sought`, those of them that are known holes."""
     now = platform.clock()
     calendar = trading_calendar(market.mic, now)
     today = calendar.local_date(now)
     start, end = max(start, market.since), min(end, today)
     closed = [day for day in calendar.sessions(start, end) if calendar.is_closed(day, now)]
     pulls = {
-        instrument.symbol: SymbolPull(instrument, frozenset(day for day in closed if instrument.trades_on(day)))
+        instrument.symbol: SymbolPull(
+            instrument,
+            frozenset(day for day in closed if instrument.trades_on(day)),
+            riding=frozenset(riding.get(instrument.symbol, ())),
+            sought=frozenset(sought.get(instrument.symbol, ())),
+        )
         for instrument in instruments
     }
     chain = tuple(providers) if providers is not None else platform.chain(market)
@@ -175,7 +203,10 @@ def pull_daily(
             continue
         run = ProviderRun(provider)
         grouped, spent = ask_grouped(platform, run, market, wanted, today, run_id, purpose)
-        queries = [DailyQuery(pull.instrument, start, end, today) for pull in wanted]
+        if grouped:
+            for pull in wanted:
+                pull.riding = frozenset()  # every further session would have been a further request
+        queries = [DailyQuery(pull.instrument, pull.since(start), end, today) for pull in wanted]
         answers = grouped or _ask_all(platform, run, queries, run_id, purpose)
         for pull, attempt in zip(wanted, answers, strict=True):
             pull.attempts.append(replace(attempt, requests=attempt.requests + spent))
@@ -184,7 +215,8 @@ def pull_daily(
             if progress is not None:
                 progress(done, total, attempt.symbol)
         known_at = max([known_at, *(pull.attempts[-1].fetched_at or now for pull in wanted)])
-        verdict = keep_attempts(platform, market, calendar, wanted, start, end, run_id)
+        earliest = min(pull.since(start) for pull in wanted)
+        verdict = keep_attempts(platform, market, calendar, wanted, earliest, end, run_id)
         rows += len(verdict.clean)
         quarantined += verdict.rejected
         _book(wanted, verdict)
@@ -297,7 +329,17 @@ def keep_attempts(
             symbol: PreviousClose(session, close)
             for symbol, (session, close) in previous_closes(connection, market.name, symbols, start).items()
         }
-        verdict = judge(frame, calendar, instruments, now, previous_closes=before, actions=[*stored, *fresh])
+        verdict = judge(
+            frame,
+            calendar,
+            instruments,
+            now,
+            previous_closes=before,
+            actions=[*stored, *fresh],
+            thresholds=market.quality.thresholds,
+            off=market.quality.off,
+        )
+        verdict = pass_released(connection, verdict, market.name, calendar, now)
         write_provider_bars(connection, verdict.clean, now)
         if len(verdict.quarantined):
             quarantine_rows(connection, verdict.quarantined, market.name, run_id, now)

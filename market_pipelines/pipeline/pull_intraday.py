@@ -7,7 +7,7 @@ not asked for them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -16,6 +16,7 @@ import pandas as pd
 
 from market_pipelines.market.actions import ActionKind, Basis, CorporateAction, undo_splits
 from market_pipelines.market.definition import MarketDefinition
+from market_pipelines.market.hours import hours
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.intraday import empty_intraday
 from market_pipelines.market.outcomes import Outcome
@@ -25,7 +26,8 @@ from market_pipelines.pipeline.actions import ask_actions
 from market_pipelines.pipeline.fetch import Attempt, ProviderRun, converse, merged
 from market_pipelines.pipeline.limiter import Purpose
 from market_pipelines.pipeline.platform import Platform
-from market_pipelines.pipeline.pull import WORKERS, Progress, PullReport, SymbolPull
+from market_pipelines.pipeline.pull import NOTHING, WORKERS, Progress, PullReport, SymbolPull
+from market_pipelines.pipeline.releases import pass_released_within
 from market_pipelines.providers.protocol import Ability, Capability, DailyProvider, IntradayQuery, abilities_of
 from market_pipelines.store.intraday import write_provider_intraday
 from market_pipelines.store.quarantine import quarantine_rows
@@ -83,8 +85,10 @@ def pull_intraday(
     purpose: Purpose = Purpose.REFRESH,
     providers: Sequence[DailyProvider] | None = None,
     progress: Progress | None = None,
+    sought: Mapping[str, Collection[date]] = NOTHING,
 ) -> PullReport:
-    """Asks for the sessions from `start` to `end` (both included) and keeps what the providers bring."""
+    """Asks for the sessions from `start` to `end` (both included) and keeps what the providers bring. `sought`: by
+    symbol, sessions that are known holes."""
     now = platform.clock()
     calendar = trading_calendar(market.mic, now)
     today = calendar.local_date(now)
@@ -93,12 +97,18 @@ def pull_intraday(
     )
     closed = [day for day in calendar.sessions(asked.start, asked.end) if calendar.is_closed(day, now)]
     pulls = [
-        SymbolPull(instrument, frozenset(day for day in closed if instrument.trades_on(day)))
+        SymbolPull(
+            instrument,
+            frozenset(day for day in closed if instrument.trades_on(day)),
+            sought=frozenset(sought.get(instrument.symbol, ())),
+        )
         for instrument in instruments
     ]
     answered: list[set[date]] = [set() for _ in pulls]
     """By pull: the sessions that some provider has spoken for, with bars or without."""
-    under_way = calendar.is_session(today) and calendar.times(today).opens <= now and asked.end >= today
+    day = hours(calendar, today) if calendar.is_session(today) else None
+    under_way = day is not None and (day.begins if extended else day.opens) <= now and asked.end >= today
+    early = day is not None and now < day.opens
     chain = offering(tuple(providers) if providers is not None else platform.chain(market), interval)
     done = rows = quarantined = 0
     by_session: dict[str, dict[date, int]] = {}
@@ -111,7 +121,7 @@ def pull_intraday(
             place: pieces
             for place, pull in enumerate(pulls)
             if provider.covers(pull.instrument)
-            and (pieces := _pieces(ability, pull, asked, answered[place], under_way=under_way))
+            and (pieces := _pieces(ability, pull, asked, answered[place], under_way=under_way, early=early))
         }
         wanted = [pulls[place] for place in questions]
         if not wanted:
@@ -151,19 +161,24 @@ def pull_intraday(
 
 
 def _pieces(
-    ability: Ability, pull: SymbolPull, asked: Asked, answered: set[date], *, under_way: bool
+    ability: Ability, pull: SymbolPull, asked: Asked, answered: set[date], *, under_way: bool, early: bool
 ) -> list[tuple[date, date]]:
     """What a provider is asked for one symbol: all of the range, or after others what they did not speak for. That
-    a share did not trade on some day is an answer too, but not about the newest session."""
+    a share did not trade on some day is an answer too, but not about the newest session. Before the opening bell
+    nobody else is asked about the session under way: many shares do not trade so early."""
     if not pull.attempts:
         wanted = asked.start <= asked.end and bool(pull.expected or under_way)
         return spans(ability, asked.interval, asked.start, asked.end, asked.today) if wanted else []
     newest = max(pull.expected, default=None)
     lacking = {day for day in pull.expected - pull.accepted if day not in answered or day == newest}
-    lacking |= pull.rejected.keys() - pull.accepted
-    if under_way and not pull.filled_by:
+    lacking |= (pull.rejected.keys() | pull.sought) - pull.accepted
+    if under_way and not pull.filled_by and not (early and _was_answered(pull.attempts[-1])):
         lacking.add(asked.today)
     return spans(ability, asked.interval, min(lacking), max(lacking), asked.today) if lacking else []
+
+
+def _was_answered(attempt: Attempt) -> bool:
+    return attempt.outcome.delivered or attempt.outcome is Outcome.EMPTY_UNEXPECTED
 
 
 def _ask_all(
@@ -210,7 +225,7 @@ def _ask_pieces(
                 end=end,
             )
         )
-        if not (attempts[-1].outcome.delivered or attempts[-1].outcome is Outcome.EMPTY_UNEXPECTED):
+        if not _was_answered(attempts[-1]):
             break
     one = joined(attempts)
     return replace(one, requests=one.requests + asked_for_actions)
@@ -267,7 +282,30 @@ def keep_intraday(platform: Platform, asked: Asked, pulls: Sequence[SymbolPull])
             market=pd.Series(market.name, index=frame.index, dtype="str"),
             interval=pd.Series(asked.interval, index=frame.index, dtype="str"),
         )
-        verdict = judge_intraday(frame, asked.interval, asked.calendar, instruments, now)
+        verdict = judge_intraday(
+            frame,
+            asked.interval,
+            asked.calendar,
+            instruments,
+            now,
+            thresholds=market.quality.thresholds,
+            off=market.quality.off,
+        )
+        verdict = pass_released_within(
+            connection,
+            verdict,
+            market.name,
+            asked.interval,
+            lambda rows, rules: judge_intraday(
+                rows,
+                asked.interval,
+                asked.calendar,
+                instruments,
+                now,
+                thresholds=market.quality.thresholds,
+                off=market.quality.off | rules,
+            ),
+        )
         write_provider_intraday(connection, verdict.clean, now)
         if len(verdict.quarantined):
             quarantine_rows(connection, verdict.quarantined, market.name, asked.run_id, now)

@@ -26,6 +26,8 @@ class SymbolResult:
     requests: int
     reason: str
     quarantined: int = 0
+    changed: int = 0
+    """Of the stored rows: new ones, others than before, and withdrawn ones."""
 
 
 @dataclass(frozen=True)

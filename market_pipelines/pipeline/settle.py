@@ -1,7 +1,7 @@
 """The second half of a daily refresh: agree on one bar a symbol and session, and keep what it replaced.
 
 Reads what the providers delivered, chooses by the market's order of providers, writes the consensus with its
-revisions, and says in the coverage table what is there and what is not.
+revisions and where the others disagree with it, and says in the coverage table what is there and what is not.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ import pandas as pd
 
 from market_pipelines.market.actions import Basis
 from market_pipelines.market.bars import MISSING
-from market_pipelines.market.consensus import agree
+from market_pipelines.market.consensus import CloseKinds, agree
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Instrument, Kind
 from market_pipelines.market.quality import expected_sessions
 from market_pipelines.market.sessions import trading_calendar
 from market_pipelines.pipeline.corrections import sift
 from market_pipelines.pipeline.platform import Platform
+from market_pipelines.providers.protocol import close_kind_of
 from market_pipelines.store.bars import INDICES, STOCKS, remove_adjusted_prices, write_prices
 from market_pipelines.store.coverage import write_coverage
+from market_pipelines.store.disagreements import write_disagreements
+from market_pipelines.store.holes import heal_holes
 from market_pipelines.store.read_bars import read_prices, read_provider_bars, symbols_with_basis
 from market_pipelines.store.upsert import WriteCounts, Written
 
@@ -39,6 +42,7 @@ class SettleReport:
     chosen: pd.DataFrame
     """The consensus rows of the range, `market.bars.CONSENSUS_COLUMNS`."""
     disagreements: pd.DataFrame
+    """`market.consensus.DISAGREEMENT_COLUMNS`."""
     held: pd.DataFrame
     """Of the consensus, what would change a final bar by too much: the stored bar stands until a person decides."""
     missing: pd.DataFrame
@@ -65,6 +69,12 @@ def settle_daily(
     )
 
 
+def close_kinds(platform: Platform) -> CloseKinds:
+    """What each provider that says so calls its close, by its plain name."""
+    kinds = {name: close_kind_of(provider) for name, provider in platform.providers.items()}
+    return {name: kind for name, kind in kinds.items() if kind is not None}
+
+
 def _settle(
     platform: Platform,
     market: MarketDefinition,
@@ -86,7 +96,7 @@ def _settle(
         traded = symbols_with_basis(connection, market.name, symbols, str(Basis.TRADED))
         adjusted = delivered["basis"] != str(Basis.TRADED)
         delivered = delivered[~(adjusted & delivered["symbol"].isin(traded))]
-        consensus = agree(delivered, precedence)
+        consensus = agree(delivered, precedence, market.cross_check, close_kinds(platform))
         before = read_prices(connection, market.name, symbols, start, end, table=table)
         sifted = sift(connection, consensus.chosen, before, table, known_at, run_id)
         written = (
@@ -102,6 +112,10 @@ def _settle(
         coverage["condition"] = coverage["condition"].fillna(MISSING)
         elsewhere = [(symbol, session) for symbol, session in sorted(displaced) if not start <= session <= end]
         write_coverage(connection, pd.concat([coverage, _missing(elsewhere)]), market.name, DAILY, known_at)
+        heal_holes(connection, market.name, DAILY, known_at, symbols=symbols, start=start, end=end)
+        write_disagreements(
+            connection, consensus.disagreements, market.name, symbols, start, end, at=known_at, run_id=run_id
+        )
     return SettleReport(
         market=market.name,
         start=start,

@@ -21,6 +21,7 @@ from market_pipelines.pipeline.settle import DAILY
 from market_pipelines.store import schema
 from market_pipelines.store.bars import INDICES, STOCKS
 from market_pipelines.store.coverage import conditions
+from market_pipelines.store.holes import closed_sessions
 from market_pipelines.store.ledger import Job, recent_jobs, write_off_jobs
 from market_pipelines.store.overview import ProviderActivity, provider_activity, server_facts
 from market_pipelines.store.read_bars import latest_sessions
@@ -195,8 +196,9 @@ def _coverage(platform: Platform, market: MarketDefinition) -> MarketCoverage:
     sessions = calendar.sessions(market.since, calendar.last_closed(now))[-COVERAGE_SESSIONS:]
     with platform.database.connection() as connection:
         found = conditions(connection, market.name, DAILY, sessions[0], sessions[-1])
+        closed = closed_sessions(connection, market.name)
     counts = {condition: int(found[condition].sum()) for condition in CONDITIONS}
-    expected = sum(one.trades_on(session) for one in market.everything for session in sessions)
+    expected = sum(one.trades_on(session) for one in market.everything for session in sessions if session not in closed)
     return MarketCoverage(
         market=market.name,
         start=sessions[0],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from market_pipelines.market.definition import MarketDefinition
+from market_pipelines.market.hours import market_status
 from market_pipelines.market.records import VenueStatus
 from market_pipelines.market.sessions import TradingCalendar, trading_calendar
 from market_pipelines.pipeline.fetch import Delivered, first_delivered
@@ -28,6 +29,10 @@ class CalendarView:
     """open, closed, or break."""
     next_open: str
     next_close: str
+    phase: str
+    """`market.hours.MarketPhase`."""
+    session: date | None
+    """Today's, by the exchange's own date."""
 
 
 @dataclass(frozen=True)
@@ -101,4 +106,7 @@ def _view(market: MarketDefinition, calendar: TradingCalendar, platform: Platfor
     now = platform.clock()
     next_open, next_close = calendar.next_open(now), calendar.next_close(now)
     status = "open" if calendar.is_open(now) else "break" if next_close < next_open else "closed"
-    return CalendarView(market.mic, status, next_open.isoformat(), next_close.isoformat())
+    doing = market_status(calendar, now)
+    return CalendarView(
+        market.mic, status, next_open.isoformat(), next_close.isoformat(), doing.phase.value, doing.session
+    )

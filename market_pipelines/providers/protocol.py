@@ -17,6 +17,7 @@ import pandas as pd
 from pydantic import SecretStr
 
 from market_pipelines.market.actions import Basis, CorporateAction
+from market_pipelines.market.consensus import CloseKind
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.market.records import Right, TickKind
@@ -224,6 +225,9 @@ class Ability:
 
 
 class DailyProvider(Protocol):
+    """One that knows which close its daily bars end with has an attribute `close_kind`, a
+    `market.consensus.CloseKind`: bars of the same kind of close are compared more strictly."""
+
     name: str
     basis: Basis
     """The basis of the bars that `parse_daily` delivers, after undoing what the body lets it undo."""
@@ -251,3 +255,9 @@ def abilities_of(provider: DailyProvider) -> Mapping[Capability, Ability]:
     daily = Ability(provider.daily_call, provider.parse_daily, basis=provider.basis)
     named: Mapping[Capability, Ability] = getattr(provider, "abilities", {})
     return {Capability.DAILY: daily, **named}
+
+
+def close_kind_of(provider: DailyProvider) -> CloseKind | None:
+    """None: nobody knows."""
+    kind: CloseKind | None = getattr(provider, "close_kind", None)
+    return kind

@@ -7,7 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from functools import partial
 
 from market_pipelines.market.sessions import trading_calendar
@@ -67,11 +67,11 @@ class Delivery:
 
 
 class Exchange:
-    def __init__(self, world: World, faults: FaultBoard, clock: SimulatedClock) -> None:
+    def __init__(self, world: World, faults: FaultBoard, clock: SimulatedClock, requests_kept: int = 200) -> None:
         self.world = world
         self.faults = faults
         self.clock = clock
-        self.requests = RequestLog()
+        self.requests = RequestLog(requests_kept)
         self._kept = KeptReplies()
         self._budget = Budget()
 
@@ -190,6 +190,7 @@ class Exchange:
             shown_symbol=str(_last(active, "wrong_symbol") or ""),
             granularity=str(_last(active, "granularity") or "1d"),
             hides_rows="empty_range" in active,
+            missed_split=_day(active, "missed_split"),
         )
         return yahoo.answer(asked.native_symbol, asked.query, self.world, now, spoil=spoil, style=style)
 
@@ -252,6 +253,11 @@ def _last(active: Active, name: str) -> object:
     """The value that was switched on last; None where the fault is off."""
     values = active.get(name)
     return values[-1] if values else None
+
+
+def _day(active: Active, name: str) -> date | None:
+    value = _last(active, name)
+    return value if isinstance(value, date) else None
 
 
 def _number(active: Active, name: str) -> float | None:

@@ -248,6 +248,7 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind("getcrumb", _one_of(*CRUMB_FAULTS), ", ".join(CRUMB_FAULTS), "instead of a crumb", ("yahoo",)),
     Kind("no_cookie", _switch, "on", "the first cookie host gives no cookie", ("yahoo",)),
+    Kind("missed_split", _day, "its ex-date", "no word of that split, and prices before it as traded", ("yahoo",)),
     Kind("stale_quote", _day, "a session", "quotes are as of then", ("yahoo",)),
     Kind("null_rows", _count, "bars", "so many of the newest intraday bars have no values", ("yahoo",)),
     Kind("stray_extended", _switch, "on", "intraday bars of extended hours without being asked", ("yahoo",)),

@@ -20,7 +20,7 @@ from market_pipelines.simulator.exchange import Delivery, Exchange
 from market_pipelines.simulator.faults import PROVIDERS, Fault, FaultBoard
 from market_pipelines.simulator.formats.asked import Asked
 from market_pipelines.simulator.formats.reply import Reply
-from market_pipelines.simulator.listings import all_listings, invented_listings
+from market_pipelines.simulator.listings import Listing, all_listings, invented_listings
 from market_pipelines.simulator.traffic import RequestLog
 from market_pipelines.simulator.truth import DEFAULT_SEED, World
 
@@ -201,13 +201,17 @@ class Simulator:
         faults: Iterable[str | Fault] = (),
         clock: datetime | None = None,
         more: int = 0,
+        listings: tuple[Listing, ...] | None = None,
+        requests_kept: int = 200,
     ) -> None:
-        """`more`: so many invented shares beside those of the list."""
-        listings = (*all_listings(), *invented_listings(more)) if more else None
+        """`listings`: in place of the list; `more`: so many invented shares beside them; `requests_kept`: how many of
+        the newest requests of each provider are remembered one by one."""
+        if more:
+            listings = (*(listings or all_listings()), *invented_listings(more))
         self.world = World(seed, listings, cached=512 + more)
         self.faults = FaultBoard(faults)
         self.clock = SimulatedClock(clock)
-        self._exchange = Exchange(self.world, self.faults, self.clock)
+        self._exchange = Exchange(self.world, self.faults, self.clock, requests_kept)
         self._address = (host, port)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None

@@ -8,7 +8,7 @@ them is said elsewhere (`formats/`, `edits`).
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import cached_property, lru_cache
 from zlib import crc32
@@ -118,6 +118,10 @@ class Tape:
 
     def actions_of(self, kind: str) -> tuple[Action, ...]:
         return tuple(action for action in self.actions if action.kind == kind)
+
+    def without_split(self, ex_date: date) -> Tape:
+        """As somebody sees it who has not heard of that split."""
+        return replace(self, actions=tuple(one for one in self.actions if (one.kind, one.ex_date) != (SPLIT, ex_date)))
 
     def _later_product(self, steps: list[tuple[date, float]]) -> Floats:
         """For each row the product of the values whose day lies after the row's session."""

@@ -72,6 +72,8 @@ class RawArchive:
         relative = _relative(sha256)
         path = self.root / relative
         try:
+            # Young again: whoever deletes old answers leaves it alone until the ledger names it once more.
+            os.utime(path)
             return ArchivedBody(sha256, relative, len(body), path.stat().st_size, new=False)
         except FileNotFoundError:
             pass

@@ -84,7 +84,7 @@ def read_coverage(
 
 
 def conditions(connection: Transaction, market: str, interval: str, start: date, end: date) -> pd.DataFrame:
-    """How many symbols are in which condition, session by session."""
+    """How many symbols are in which condition, session by session, without declared closures."""
     columns: dict[str, pa.DataType] = {
         "session": DATE,
         "available": COUNT,
@@ -98,8 +98,9 @@ def conditions(connection: Transaction, market: str, interval: str, start: date,
                count(*) FILTER (WHERE condition = 'degraded'),
                count(*) FILTER (WHERE condition = 'pending'),
                count(*) FILTER (WHERE condition = 'missing')
-        FROM market.coverage
+        FROM market.coverage AS c
         WHERE market = %(market)s AND interval = %(interval)s AND session BETWEEN %(start)s AND %(end)s
+              AND NOT EXISTS (SELECT FROM market.closures AS x WHERE x.market = c.market AND x.session = c.session)
         GROUP BY session
         ORDER BY session
     """)

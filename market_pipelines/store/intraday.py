@@ -106,6 +106,18 @@ def latest_intraday(connection: Transaction, market: str, interval: str) -> dict
     return dict(rows)
 
 
+def newest_change(connection: Transaction, market: str, interval: str, session: date) -> tuple[datetime | None, int]:
+    """Since when the newest version of a session's agreed bars has been known, and how many bars there are."""
+    row = connection.execute(
+        """
+        SELECT max(ingested_at), count(*) FROM market.stock_prices_intraday
+        WHERE market = %s AND interval = %s AND session = %s
+        """,
+        (market, interval, session),
+    ).fetchone()
+    return (row[0], int(row[1])) if row is not None else (None, 0)
+
+
 def _read(
     connection: Transaction,
     source: LiteralString,

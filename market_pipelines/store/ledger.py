@@ -193,9 +193,15 @@ def fetches(
         return cursor.execute(query, parameters).fetchall()
 
 
-_JOB_LOCKS = 0x4A4F4253
+def fetches_by_id(connection: Transaction, numbers: Sequence[int]) -> list[StoredFetch]:
+    query = sql.SQL("SELECT {columns} FROM market.fetches WHERE fetch_id = ANY(%s) ORDER BY fetch_id")
+    with connection.cursor(row_factory=class_row(StoredFetch)) as cursor:
+        return cursor.execute(query.format(columns=sql.SQL(_FETCH_COLUMNS)), (list(numbers),)).fetchall()
+
+
+JOB_LOCKS = 0x4A4F4253
 """The class of the advisory locks of running jobs."""
-_UNTIL_HELD = timedelta(minutes=1)
+JOB_GRACE = timedelta(minutes=1)
 """A job is written down a moment before it is held."""
 
 
@@ -232,7 +238,7 @@ def job_started(
 def hold_job(connection: Transaction, job_id: int) -> None:
     """Says that the job's process lives, for as long as this transaction does; it may idle for hours."""
     connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-    connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (_JOB_LOCKS, job_id))
+    connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (JOB_LOCKS, job_id))
 
 
 def write_off_jobs(connection: Transaction, at: datetime) -> int:
@@ -255,8 +261,8 @@ def write_off_jobs(connection: Transaction, at: datetime) -> int:
             "running": str(JobStatus.RUNNING),
             "failure": str(JobStatus.FAILURE),
             "at": checked_instant(at, "at"),
-            "grace": _UNTIL_HELD,
-            "locks": _JOB_LOCKS,
+            "grace": JOB_GRACE,
+            "locks": JOB_LOCKS,
         },
     )
     return done.rowcount

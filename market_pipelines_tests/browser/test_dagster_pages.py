@@ -133,8 +133,9 @@ def test_the_intraday_lineage_is_drawn_beside_it(page: Page) -> None:
 def test_all_schedules_are_on(page: Page) -> None:
     page.goto("/automation")
     for market in ("us", "pl"):
-        for schedule in ("after_close", "intraday_after_close", "weekend"):
+        for schedule in ("after_close", "intraday_after_close", "intraday_market_hours", "weekend", "freshness"):
             expect(page.get_by_text(f"{market}_{schedule}", exact=True)).to_be_visible()
+    expect(page.get_by_text("health_check", exact=True)).to_be_visible()
     expect(page.get_by_role("checkbox", checked=True)).to_have_count(6)
     picture(page, "schedules")
 

@@ -18,9 +18,9 @@ from dagster.components.testing import create_defs_folder_sandbox
 from market_pipelines.definitions import defs
 from market_pipelines.orchestration import Market
 from market_pipelines.orchestration.annotations import annotate
-from market_pipelines.orchestration.daily_checks import ROW_RULES, STORED_RULES
 from market_pipelines.orchestration.resources import PlatformResource
-from market_pipelines.pipeline.markets import MarketFileError
+from market_pipelines.pipeline.checks import assets_of, checks_of, may_block
+from market_pipelines.pipeline.markets import MarketFileError, read_markets
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.database import Database
 from market_pipelines.store.read_bars import read_prices, read_provider_bars
@@ -125,22 +125,23 @@ def test_both_markets_have_their_assets_jobs_and_schedules(repository: dg.Reposi
     everywhere = ("instruments", "corporate_actions", "stock_prices", "index_prices", "stock_prices_intraday")
     reference = ("company_profiles", "index_members", "latest_quotes", "option_contracts")
     assert keys == {
-        *(f"{market}/{name}" for market in raw for name in (*everywhere, *reference)),
+        *(f"{market}/{name}" for market in raw for name in (*everywhere, *reference, "cross_check")),
         *(
             f"{market}/raw/{provider}_{layer}"
             for market, providers in raw.items()
             for provider in providers
             for layer in ("daily", "intraday")
         ),
+        *(f"platform/{name}" for name in ("health", "incidents", "retention")),
         "us/listings",
         "us/venue_status",
         "us/tick_history",
     }
     jobs = {f"{market}_{job}_refresh" for market in raw for job in ("daily", "intraday", "weekly")}
     assert jobs <= {job.name for job in repository.get_all_jobs()}
-    assert {schedule.name for schedule in repository.schedule_defs} == {
-        f"{market}_{when}" for market in raw for when in ("after_close", "intraday_after_close", "weekend")
-    }
+    times = ("after_close", "intraday_after_close", "intraday_market_hours", "weekend", "freshness")
+    scheduled = {f"{market}_{when}" for market in raw for when in times} | {"health_check"}
+    assert scheduled <= {schedule.name for schedule in repository.schedule_defs}
 
 
 def test_the_lineage_reads_like_a_map(repository: dg.RepositoryDefinition) -> None:
@@ -168,27 +169,23 @@ def test_all_partitioned_assets_of_a_market_share_one_definition_and_run_as_one(
 
 
 def test_every_quality_rule_is_a_check_and_the_blocking_ones_block(repository: dg.RepositoryDefinition) -> None:
-    specs = {
-        check.name: check
-        for key in repository.asset_graph.asset_check_keys
-        if key.asset_key == dg.AssetKey(["us", "stock_prices"])
-        for check in repository.asset_graph.assets_def_for_key(key).check_specs
-        if check.key == key
-    }
-    assert set(specs) == {*(rule.name for rule in (*ROW_RULES, *STORED_RULES)), "corrections"}
-    for name in (
-        "schema",
-        "nulls",
-        "high_low_envelope",
-        "positive_price",
-        "volume",
-        "uniqueness",
-        "session_membership",
-        "completeness",
-        "freshness",
-        "provider_outage",
-    ):
-        assert specs[name].blocking, name
+    graph = repository.asset_graph
+    for name, market in read_markets().items():
+        for asset in assets_of(market):
+            key = dg.AssetKey([name, asset])
+            specs = {
+                check.name: check
+                for check_key in graph.asset_check_keys
+                if check_key.asset_key == key
+                for check in graph.assets_def_for_key(check_key).check_specs
+                if check.key == check_key
+            }
+            rules = {rule.name: rule for rule in checks_of(asset, market)}
+            assert rules.keys() <= specs.keys()
+            for rule in rules.values():
+                assert specs[rule.name].blocking == may_block(rule), rule.name
+                assert specs[rule.name].description == rule.explanation
+            assert len({id(graph.assets_def_for_key(dg.AssetCheckKey(key, rule))) for rule in rules}) == 1
 
 
 def test_a_third_market_is_one_yaml_file() -> None:
@@ -213,7 +210,7 @@ def test_a_third_market_is_one_yaml_file() -> None:
             london = whole.get_repository_def()
     keys = {key.to_user_string() for key in london.assets_defs_by_key}
     assert {"lse/instruments", "lse/raw/yahoo_daily", "lse/raw/stooq_daily", "lse/stock_prices"} <= keys
-    assert len(london.asset_graph.asset_check_keys) > 2 * len(ROW_RULES)
+    assert dg.AssetCheckKey(dg.AssetKey(["lse", "index_prices"]), "completeness") in london.asset_graph.asset_check_keys
     assert "lse_daily_refresh" in {job.name for job in london.get_all_jobs()}
     partitions = london.assets_defs_by_key[dg.AssetKey(["lse", "stock_prices"])].partitions_def
     assert partitions is not None
@@ -259,7 +256,10 @@ def test_a_range_is_one_green_run_that_equals_the_truth(
 ) -> None:
     result = run_range(repository, instance)
     assert result.success
-    assert {one.check_name for one in result.get_asset_check_evaluations() if not one.passed} == {"freshness"}
+    assert {one.check_name for one in result.get_asset_check_evaluations() if not one.passed} == {
+        "freshness",
+        "newest_session",
+    }
     prices = stored(fresh_database)
     assert prices.groupby("session").size().tolist() == [50] * SESSIONS
     assert set(prices["provider"]) == {"simulated-yahoo"}
@@ -395,10 +395,11 @@ def test_the_pooled_event_log_reads_back_what_the_shipped_one_would(
     ours = postgres_event_log("market_pipelines.orchestration.storage", "PooledPostgresEventLogStorage", url)
     shipped = postgres_event_log("dagster_postgres.event_log", "PostgresEventLogStorage", url)
     key = dg.AssetKey(["pl", "stock_prices"])
+    rules = checks_of("stock_prices", read_markets()["pl"])
 
     def seen(instance: dg.DagsterInstance) -> list[object]:
         log = instance.event_log_storage
-        checks = log.get_asset_check_summary_records([dg.AssetCheckKey(key, rule.name) for rule in STORED_RULES])
+        checks = log.get_asset_check_summary_records([dg.AssetCheckKey(key, rule.name) for rule in rules])
         return [
             sorted(instance.get_materialized_partitions(key)),
             [record.asset_entry.last_run_id for record in instance.get_asset_records([key])],

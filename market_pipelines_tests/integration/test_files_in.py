@@ -71,7 +71,7 @@ def nanoseconds(hour: int = 0, minute: int = 0) -> int:
 def bulk_zip(path: Path, symbols: Sequence[str], days: Sequence[str] = ("20250609", "20250610", "20250611")) -> Path:
     with zipfile.ZipFile(path, "w") as opened:
         for symbol in symbols:
-            rows = "".join(f"{symbol.upper()},D,{day},000000,100,110,99,105,1000.5,0\r\n" for day in days)
+            rows = "".join(f"{symbol.upper()},D,{day},000000,100,110,99,105,{day[-2:]}00.5,0\r\n" for day in days)
             opened.writestr(f"data/daily/us/nasdaq stocks/1/{symbol}.txt", BULK_HEADER + rows)
         opened.writestr("data/daily/us/nasdaq stocks/1/empty.us.txt", "")
     return path

@@ -4,29 +4,41 @@ Pure like the rest of `market/`: nothing here fetches, stores or logs. Who calls
 verdict; bad rows are values in it and never an exception.
 """
 
+from market_pipelines.market.quality.canon import RULE, RULES
 from market_pipelines.market.quality.coverage import (
-    Finding,
     completeness,
     expected_sessions,
     freshness,
     provider_outage,
 )
-from market_pipelines.market.quality.rules import RULE, RULES, Rule, Scope, Severity
+from market_pipelines.market.quality.cross import compare_providers
+from market_pipelines.market.quality.examine import LEAD_IN, Evidence, examine, rules_of
+from market_pipelines.market.quality.findings import Finding
+from market_pipelines.market.quality.limits import THRESHOLDS, Limits
+from market_pipelines.market.quality.rules import ASSETS, Rule, Scope, Severity
 from market_pipelines.market.quality.sheet import PreviousClose
 from market_pipelines.market.quality.verdict import Verdict, judge
 
 __all__ = [
+    "ASSETS",
+    "LEAD_IN",
     "RULE",
     "RULES",
+    "THRESHOLDS",
+    "Evidence",
     "Finding",
+    "Limits",
     "PreviousClose",
     "Rule",
     "Scope",
     "Severity",
     "Verdict",
+    "compare_providers",
     "completeness",
+    "examine",
     "expected_sessions",
     "freshness",
     "judge",
     "provider_outage",
+    "rules_of",
 ]

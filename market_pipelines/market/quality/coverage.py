@@ -5,7 +5,6 @@ not stored.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
 import numpy as np
@@ -13,39 +12,26 @@ import pandas as pd
 
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.outcomes import Outcome
-from market_pipelines.market.quality.rules import RULE, Rule, Severity, threshold
-from market_pipelines.market.quality.sheet import Mask
+from market_pipelines.market.quality.findings import Finding, count, finding, severities
+from market_pipelines.market.quality.limits import OWN, Limits
+from market_pipelines.market.quality.sheet import Ints, Mask
 from market_pipelines.market.sessions import Days, TradingCalendar
 
-SETTLING = timedelta(minutes=threshold("freshness"))
+SETTLING = timedelta(minutes=OWN("freshness"))
 """How long after the closing bell a session's bars may take to arrive."""
+FEWEST_SESSIONS = 5
+"""Before which nothing is called usual."""
 ABOUT_THE_SYMBOL = frozenset({Outcome.UNKNOWN_SYMBOL})
 """Outcomes that say nothing about the health of a provider."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What a rule found in the store. `severity` is that of the worst offence, or the rule's own."""
-
-    rule: Rule
-    severity: Severity
-    offending: pd.DataFrame
-    """One line per offence, with a `severity` of its own."""
-    checked: int
-    detail: str
-
-    @property
-    def passed(self) -> bool:
-        return self.offending.empty
 
 
 def expected_sessions(
     calendar: TradingCalendar, instruments: Iterable[Instrument], start: date, end: date
 ) -> pd.DataFrame:
     """Symbol and session of every bar that there should be between two dates, both included."""
-    universe = _by_symbol(instruments)
-    days = _days_between(calendar, start, end)
-    return _pairs(universe, days, _alive(universe, days))
+    universe = by_symbol(instruments)
+    days = days_between(calendar, start, end)
+    return _pairs(universe, days, alive(universe, days))
 
 
 def completeness(
@@ -57,27 +43,28 @@ def completeness(
     *,
     now: datetime,
     excused: pd.DataFrame | None = None,
+    limits: Limits = OWN,
 ) -> Finding:
     """The bars that should be stored by now and are not: symbol, session, severity.
 
     A gap warns; one in the last closed session blocks once it is overdue, unless it is in `excused` (symbol,
     session), where the providers have said that there was no trade.
     """
-    universe = _by_symbol(instruments)
+    universe = by_symbol(instruments)
     last = calendar.last_closed(now)
-    days = _days_between(calendar, start, min(end, last))
-    expected = _alive(universe, days)
-    gap = expected & ~_present(stored, universe, days)
+    days = days_between(calendar, start, min(end, last))
+    expected = alive(universe, days)
+    gap = expected & ~present(stored, universe, days)
     blocking = np.zeros_like(gap)
-    if calendar.times(last).closes + timedelta(hours=threshold("completeness")) <= now:
+    if calendar.times(last).closes + timedelta(hours=limits("completeness")) <= now:
         blocking[:, days == np.datetime64(last, "D")] = True
     if excused is not None:
-        blocking &= ~_present(excused, universe, days)
+        blocking &= ~present(excused, universe, days)
     offending = _pairs(universe, days, gap)
-    offending["severity"] = _severities(blocking[gap])
+    offending["severity"] = severities(blocking[gap])
     checked = int(expected.sum())
     detail = f"{checked - len(offending)} of {checked} expected bars are stored"
-    return _finding("completeness", offending, checked, detail)
+    return finding("completeness", offending, checked, detail)
 
 
 def freshness(
@@ -94,7 +81,7 @@ def freshness(
     with none.
     """
     expected = calendar.last_closed(now - delay)
-    universe = [one for one in _by_symbol(instruments) if one.trades_on(expected)]
+    universe = [one for one in by_symbol(instruments) if one.trades_on(expected)]
     symbols = pd.Index([one.symbol for one in universe], dtype="str")
     newest = _final(stored).groupby("symbol")["session"].max().reindex(symbols)
     newest = newest.astype("datetime64[s]")
@@ -107,11 +94,11 @@ def freshness(
             "newest": newest.to_numpy()[late],
             "expected": pd.Series([expected] * int(late.sum()), dtype="datetime64[s]"),
             "behind": behind,
-            "severity": _severities(np.full(int(late.sum()), nobody)),
+            "severity": severities(np.full(int(late.sum()), nobody)),
         }
     )
     detail = f"{len(universe) - len(offending)} of {len(universe)} symbols have {expected}"
-    return _finding("freshness", offending, len(universe), detail)
+    return finding("freshness", offending, len(universe), detail)
 
 
 def provider_outage(
@@ -123,6 +110,7 @@ def provider_outage(
     *,
     now: datetime,
     outcomes: Mapping[str, Mapping[str, Outcome]] | None = None,
+    limits: Limits = OWN,
 ) -> Finding:
     """Sessions that a large share of the universe lacks, and providers that failed for every symbol.
 
@@ -131,13 +119,13 @@ def provider_outage(
     filled in, while a session that is missing blocks. Offences: provider, session, missing, expected,
     severity.
     """
-    universe = _by_symbol(instruments)
-    days = _days_between(calendar, start, min(end, calendar.last_closed(now)))
-    expected = _alive(universe, days)
-    gap = expected & ~_present(stored, universe, days)
+    universe = by_symbol(instruments)
+    days = days_between(calendar, start, min(end, calendar.last_closed(now)))
+    expected = alive(universe, days)
+    gap = expected & ~present(stored, universe, days)
     missing, due = gap.sum(axis=0), expected.sum(axis=0)
     holes = np.flatnonzero(
-        (missing >= threshold("provider_outage") * due) & ((missing >= 2) | ((due == 1) & (missing == 1)))
+        (missing >= limits("provider_outage") * due) & ((missing >= 2) | ((due == 1) & (missing == 1)))
     )
     failed = [
         (provider, len(asked))
@@ -151,12 +139,63 @@ def provider_outage(
             "session": pd.Series([*sessions, *[np.datetime64("NaT", "s")] * len(failed)], dtype="datetime64[s]"),
             "missing": np.array([*missing[holes], *[count for _, count in failed]], dtype=np.int64),
             "expected": np.array([*due[holes], *[count for _, count in failed]], dtype=np.int64),
-            "severity": _severities(np.arange(len(holes) + len(failed)) < len(holes)),
+            "severity": severities(np.arange(len(holes) + len(failed)) < len(holes)),
         }
     )
     names = "".join(f"; {name} failed for all of {count} symbols" for name, count in failed)
     detail = f"{len(holes)} of {len(days)} sessions lack much of the universe{names}"
-    return _finding("provider_outage", offending, len(days), detail)
+    return finding("provider_outage", offending, len(days), detail)
+
+
+def row_count(
+    stored: pd.DataFrame,
+    calendar: TradingCalendar,
+    instruments: Iterable[Instrument],
+    start: date,
+    end: date,
+    *,
+    now: datetime,
+    limits: Limits = OWN,
+) -> Finding:
+    """Sessions with many fewer or more rows than those before them, measured by how many were listed.
+
+    `stored` reaches back far enough to say what is usual. A single row makes no anomaly, whatever its share.
+    """
+    universe = by_symbol(instruments)
+    due = calendar.last_closed(now - timedelta(minutes=limits("freshness")))
+    earliest = start if stored.empty else min(start, stored["session"].min().date())
+    days = days_between(calendar, earliest, min(end, due))
+    listed = alive(universe, days).sum(axis=0)
+    rows = present(stored, universe, days).sum(axis=0)
+    far, judged = unusual(rows, listed, days >= np.datetime64(start, "D"), limits)
+    several = np.abs(rows[far["at"].to_numpy(dtype=np.int64)] - far["usual"].to_numpy()) >= 2
+    offending = counted(days, rows, far[several], "rows")
+    said = f"{count(offending, judged, 'sessions')} have an unusual number of rows"
+    return finding("row_count", offending, judged, said)
+
+
+def unusual(rows: Ints, possible: Ints, asked: Mask, limits: Limits) -> tuple[pd.DataFrame, int]:
+    """Sessions whose rows are, as a share of the possible ones, far from the median of those before: where they stand
+    (`at`) and what would be `usual`; and how many sessions were judged."""
+    share = rows / np.maximum(possible, 1)
+    window = int(limits("row_count", "window"))
+    judged = np.flatnonzero(asked & (np.arange(len(rows)) >= FEWEST_SESSIONS))
+    usual = np.array([np.median(share[max(at - window, 0) : at]) for at in judged]) * possible[judged]
+    far = np.abs(rows[judged] - usual) > limits("row_count") * usual
+    return pd.DataFrame({"at": judged[far], "usual": usual[far]}), len(judged)
+
+
+def counted(days: Days, rows: Ints, far: pd.DataFrame, what: str) -> pd.DataFrame:
+    at = far["at"].to_numpy(dtype=np.int64)
+    words = [f"{own} {what}, {usual:.0f} as a rule" for own, usual in zip(rows[at], far["usual"], strict=True)]
+    return pd.DataFrame(
+        {
+            "session": days[at].astype("datetime64[s]"),
+            "rows": rows[at],
+            "usual": far["usual"].to_numpy(dtype=np.float64),
+            "detail": pd.Series(words, dtype="str"),
+        }
+    )
 
 
 def _concerning_the_provider(
@@ -170,29 +209,16 @@ def _concerning_the_provider(
     return relevant
 
 
-def _finding(name: str, offending: pd.DataFrame, checked: int, detail: str) -> Finding:
-    rule = RULE[name]
-    severity = rule.severity
-    if not offending.empty:
-        blocks = bool((offending["severity"] == Severity.BLOCK.value).any())
-        severity = Severity.BLOCK if blocks else Severity.WARN
-    return Finding(rule, severity, offending, checked, detail)
-
-
-def _severities(blocking: Mask) -> pd.Series:
-    return pd.Series(np.where(blocking, Severity.BLOCK.value, Severity.WARN.value), dtype="str")
-
-
-def _by_symbol(instruments: Iterable[Instrument]) -> list[Instrument]:
+def by_symbol(instruments: Iterable[Instrument]) -> list[Instrument]:
     return sorted(instruments, key=lambda one: one.symbol)
 
 
-def _days_between(calendar: TradingCalendar, start: date, end: date) -> Days:
+def days_between(calendar: TradingCalendar, start: date, end: date) -> Days:
     first, after = np.searchsorted(calendar.days, np.array([start, end + timedelta(days=1)], dtype="datetime64[D]"))
     return calendar.days[first:after]
 
 
-def _alive(universe: list[Instrument], days: Days) -> Mask:
+def alive(universe: list[Instrument], days: Days) -> Mask:
     """Whether each instrument (line) was listed on each session (column)."""
     first = np.array([one.listed_from or date.min for one in universe], dtype="datetime64[D]")
     last = np.array([one.delisted_on or date.max for one in universe], dtype="datetime64[D]")
@@ -203,17 +229,17 @@ def _final(stored: pd.DataFrame) -> pd.DataFrame:
     return stored[~stored["provisional"].astype(bool)] if "provisional" in stored else stored
 
 
-def _present(stored: pd.DataFrame, universe: list[Instrument], days: Days) -> Mask:
+def present(stored: pd.DataFrame, universe: list[Instrument], days: Days) -> Mask:
     """Whether each instrument (line) has a final row for each session (column)."""
-    present = np.zeros((len(universe), len(days)), dtype=bool)
+    there = np.zeros((len(universe), len(days)), dtype=bool)
     held = _final(stored)
     line = pd.Index([one.symbol for one in universe], dtype="str").get_indexer(pd.Index(held["symbol"]))
     day = held["session"].to_numpy().astype("datetime64[D]")
     column = np.searchsorted(days, day)
     known = (line >= 0) & (column < len(days))
     known[known] = days[column[known]] == day[known]
-    present[line[known], column[known]] = True
-    return present
+    there[line[known], column[known]] = True
+    return there
 
 
 def _pairs(universe: list[Instrument], days: Days, which: Mask) -> pd.DataFrame:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 
 from market_pipelines.market.bars import PRICE_COLUMNS
-from market_pipelines.market.quality.rules import threshold
 from market_pipelines.market.quality.sheet import Mask, Offence, Sheet, offence
 from market_pipelines.market.sessions import Days
 
@@ -24,13 +23,13 @@ def nulls(sheet: Sheet) -> Offence:
 
 
 def positive_price(sheet: Sheet) -> Offence:
-    floor = threshold("positive_price")
+    floor = sheet.circumstances.limits("positive_price")
     lowest = np.fmin(np.fmin(sheet.open, sheet.close), np.fmin(sheet.high, sheet.low))
     return offence(lowest <= floor, lambda at: f"a price of {lowest[at]:g}")
 
 
 def high_low_envelope(sheet: Sheet) -> Offence:
-    slack = threshold("high_low_envelope")
+    slack = sheet.circumstances.limits("high_low_envelope")
     top = np.maximum(np.maximum(sheet.open, sheet.close), sheet.low)
     bottom = np.minimum(np.minimum(sheet.open, sheet.close), sheet.high)
     above = top - sheet.high > slack * np.abs(top)
@@ -45,7 +44,7 @@ def high_low_envelope(sheet: Sheet) -> Offence:
 
 
 def volume(sheet: Sheet) -> Offence:
-    bad = (sheet.volume < threshold("volume")) | np.isinf(sheet.volume)
+    bad = (sheet.volume < sheet.circumstances.limits("volume")) | np.isinf(sheet.volume)
     return offence(bad, lambda at: f"volume {sheet.volume[at]:g}")
 
 

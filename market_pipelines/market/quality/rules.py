@@ -1,13 +1,17 @@
-"""The quality rules as data: what each is called, how bad a breach is, and what is asked of a row.
+"""What a quality rule is: its name, how bad a breach is, what it looks at and which tables it is asked of.
 
-The masks are computed in `rows` (each bar by itself), `series` (bars of one symbol against each other) and
-`coverage` (what is stored against the calendar). The thresholds here are the ones that they use.
+The rules themselves are listed in `canon`; the numbers that a market may change are handed on as `limits`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+
+STOCK_PRICES, INDEX_PRICES, INTRADAY = "stock_prices", "index_prices", "stock_prices_intraday"
+ACTIONS, INSTRUMENTS = "corporate_actions", "instruments"
+ASSETS = (STOCK_PRICES, INDEX_PRICES, INTRADAY, ACTIONS, INSTRUMENTS)
+"""The tables, by the last part of their asset keys, of which rules are asked."""
 
 
 class Severity(StrEnum):
@@ -16,14 +20,31 @@ class Severity(StrEnum):
     WARN = "warn"
     """The row is kept and somebody should look."""
     INFO = "info"
-    """What was done to the row, for the record."""
+    """What was done to the row, or what is unusual without being wrong: for the record."""
 
 
 class Scope(StrEnum):
     FRAME = "frame"
+    """The table as a whole."""
     ROW = "row"
+    """Each bar by itself."""
     SERIES = "series"
+    """The bars of one symbol against each other, within what was delivered at once."""
     STORED = "stored"
+    """What is stored against what should be."""
+    HISTORY = "history"
+    """What is stored of a symbol against what came before it, and against its own earlier versions."""
+    MINUTES = "minutes"
+    """The bars within a session against its bells, its grid and its daily bar."""
+    PROVIDERS = "providers"
+    """One provider against another, or against the agreed bars and the known actions."""
+    REFERENCE = "reference"
+    """Instruments and corporate actions against the bars and against their own past."""
+
+    @property
+    def judged(self) -> bool:
+        """Asked of every table that a provider delivers, before anything is stored."""
+        return self in (Scope.FRAME, Scope.ROW, Scope.SERIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,115 +54,10 @@ class Rule:
     scope: Scope
     explanation: str
     threshold: float | None = None
-
-
-RULES: tuple[Rule, ...] = (
-    Rule(
-        "schema",
-        Severity.BLOCK,
-        Scope.FRAME,
-        "The columns and types of a table of daily bars; every row has a symbol and an exchange date.",
-    ),
-    Rule("nulls", Severity.BLOCK, Scope.ROW, "Open, high, low and close are finite numbers."),
-    Rule("positive_price", Severity.BLOCK, Scope.ROW, "Every price is above zero.", 0.0),
-    Rule(
-        "high_low_envelope",
-        Severity.BLOCK,
-        Scope.ROW,
-        "No price is above the high or below the low, to a relative tolerance for widened floats.",
-        1e-6,
-    ),
-    Rule(
-        "volume",
-        Severity.BLOCK,
-        Scope.ROW,
-        "Volume is a finite number, not below zero, or absent.",
-        0.0,
-    ),
-    Rule(
-        "volume_gap",
-        Severity.WARN,
-        Scope.SERIES,
-        "Volume is absent only where the provider has none for the symbol at all.",
-    ),
-    Rule("instrument", Severity.BLOCK, Scope.ROW, "The symbol is one of the market's instruments."),
-    Rule(
-        "listing_life",
-        Severity.BLOCK,
-        Scope.ROW,
-        "The session lies between the listing and the last session before delisting.",
-    ),
-    Rule("session_membership", Severity.BLOCK, Scope.ROW, "The date is a session of the exchange."),
-    Rule("future", Severity.BLOCK, Scope.ROW, "The session had opened when the bar was fetched."),
-    Rule(
-        "uniqueness",
-        Severity.BLOCK,
-        Scope.SERIES,
-        "A symbol has one bar a session. Of several that differ, none is believed.",
-    ),
-    Rule(
-        "unit_error",
-        Severity.BLOCK,
-        Scope.SERIES,
-        "Prices stay in one unit: no jump to about a hundredfold or a hundredth of the surrounding closes "
-        "(pence for pounds). The threshold is how far from exactly 100 still counts.",
-        1.25,
-    ),
-    Rule(
-        "duplicate",
-        Severity.INFO,
-        Scope.SERIES,
-        "The same bar, delivered more than once: the repetitions are dropped.",
-    ),
-    Rule(
-        "order",
-        Severity.WARN,
-        Scope.SERIES,
-        "Sessions come oldest first. The bars are kept and put in order.",
-    ),
-    Rule(
-        "live_bar",
-        Severity.INFO,
-        Scope.ROW,
-        "The session had not closed when the bar was fetched: the bar is kept and marked provisional.",
-    ),
-    Rule(
-        "return_cap",
-        Severity.WARN,
-        Scope.SERIES,
-        "The close moves by no more than this share from one session to the next, after known splits and dividends.",
-        0.5,
-    ),
-    Rule(
-        "completeness",
-        Severity.WARN,
-        Scope.STORED,
-        "Every instrument has a bar for every session of its listing life. A gap in the last closed session "
-        "blocks once it is overdue by this many hours.",
-        6.0,
-    ),
-    Rule(
-        "freshness",
-        Severity.BLOCK,
-        Scope.STORED,
-        "The last session that closed at least this many minutes ago is there. Blocks when no instrument has "
-        "it, warns when some lack it.",
-        90.0,
-    ),
-    Rule(
-        "provider_outage",
-        Severity.BLOCK,
-        Scope.STORED,
-        "Less than this share of the universe is missing in one session, and no provider fails for all.",
-        0.2,
-    ),
-)
-
-RULE: Mapping[str, Rule] = MappingProxyType({rule.name: rule for rule in RULES})
-
-
-def threshold(name: str) -> float:
-    value = RULE[name].threshold
-    if value is None:
-        raise ValueError(f"rule {name} has no threshold")
-    return value
+    number: int | None = None
+    """In the list of known checks of market data that `docs/quality.md` prints; None for one of our own."""
+    assets: tuple[str, ...] = ()
+    parameters: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    """Further numbers; a market file calls one `<rule>.<parameter>`."""
+    required: bool = False
+    """The tables themselves rely on it: no market can do without."""

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 
 from market_pipelines.market.actions import ActionKind, CorporateAction
-from market_pipelines.market.quality.rules import threshold
 from market_pipelines.market.quality.sheet import Floats, Ints, Mask, Offence, Sheet, offence
 
 HUNDRED = 100.0
@@ -57,18 +56,19 @@ def unit_error(sheet: Sheet) -> Offence:
     The unit of a series is that of the stored close before it, or else the one that most of its bars are in.
     Splits that are known have been taken out of the comparison.
     """
+    wide = sheet.circumstances.limits("unit_error")
     with np.errstate(divide="ignore", invalid="ignore"):
         torn = np.logical_or.reduce(
-            [_hundredfold(price / sheet.close) != 0 for price in (sheet.open, sheet.high, sheet.low)]
+            [_hundredfold(price / sheet.close, wide) != 0 for price in (sheet.open, sheet.high, sheet.low)]
         )
     level = np.zeros(len(sheet), dtype=np.int64)
-    rows, close, before = _steps(sheet)
-    jumps = _hundredfold(close / before) != 0
+    rows, close, before = steps(sheet)
+    jumps = _hundredfold(close / before, wide) != 0
     anchor, _ = sheet.previous
     series = sheet.series[rows]
     for one in np.unique(series[jumps]).tolist():
         mine = slice(*np.searchsorted(series, [one, one + 1]).tolist())
-        level[rows[mine]] = _levels(close[mine], float(anchor[sheet.symbol[rows[mine][0]]]))
+        level[rows[mine]] = _levels(close[mine], float(anchor[sheet.symbol[rows[mine][0]]]), wide)
 
     def detail(at: int) -> str:
         if level[at]:
@@ -81,11 +81,10 @@ def unit_error(sheet: Sheet) -> Offence:
     return offence(torn | (level != 0), detail)
 
 
-def _levels(close: Floats, stored: float) -> Ints:
+def _levels(close: Floats, stored: float, wide: float) -> Ints:
     """For each close, by which power of a hundred it is out of the series' unit."""
     reference = stored if np.isfinite(stored) else float(close[0])
     found = np.zeros(len(close), dtype=np.int64)
-    wide = threshold("unit_error")
     for at, price in enumerate(close.tolist()):
         ratio = price / reference
         if HUNDRED / wide <= ratio <= HUNDRED * wide:
@@ -100,15 +99,14 @@ def _levels(close: Floats, stored: float) -> Ints:
     return found
 
 
-def _hundredfold(ratio: Floats) -> Ints:
+def _hundredfold(ratio: Floats, wide: float) -> Ints:
     """1 where a ratio is about 100, -1 where it is about a hundredth, else 0."""
-    wide = threshold("unit_error")
     up = (ratio >= HUNDRED / wide) & (ratio <= HUNDRED * wide)
     down = (ratio >= 1 / (HUNDRED * wide)) & (ratio <= wide / HUNDRED)
     return up.astype(np.int64) - down.astype(np.int64)
 
 
-def _steps(sheet: Sheet) -> tuple[Ints, Floats, Floats]:
+def steps(sheet: Sheet) -> tuple[Ints, Floats, Floats]:
     """Rows with a usable close in order of series and session; that close and the one before it.
 
     Both are restated for known splits. Before a series' first bar stands the stored close, or NaN.
@@ -129,12 +127,12 @@ def _steps(sheet: Sheet) -> tuple[Ints, Floats, Floats]:
 
 
 def return_cap(sheet: Sheet) -> Offence:
-    cap = threshold("return_cap")
-    rows, close, before = _steps(sheet)
+    cap = sheet.circumstances.limits("return_cap")
+    rows, close, before = steps(sheet)
     move = close / before - 1
     fallen = np.flatnonzero(move < -cap)
     if len(fallen):
-        move[fallen] += _dividends(sheet, rows, fallen) / before[fallen]
+        move[fallen] += dividends(sheet, rows, fallen) / before[fallen]
     wild = np.zeros(len(sheet), dtype=bool)
     wild[rows] = np.abs(move) > cap
     size = np.zeros(len(sheet))
@@ -142,23 +140,23 @@ def return_cap(sheet: Sheet) -> Offence:
     return offence(wild, lambda at: f"the close moved by {size[at]:+.0%} with no known action")
 
 
-def _dividends(sheet: Sheet, rows: Ints, steps: Ints) -> Floats:
-    """Cash that went ex at each of these steps, restated for later splits as the closes are."""
-    dividends: dict[str, list[CorporateAction]] = {}
+def dividends(sheet: Sheet, rows: Ints, which: Ints) -> Floats:
+    """Cash that went ex at each of these places in `rows`, restated for later splits as the closes are."""
+    known: dict[str, list[CorporateAction]] = {}
     for action in sheet.circumstances.actions:
         if action.kind is ActionKind.DIVIDEND:
-            dividends.setdefault(action.symbol, []).append(action)
-    paid = np.zeros(len(steps))
-    for at, step in enumerate(steps.tolist()):
+            known.setdefault(action.symbol, []).append(action)
+    paid = np.zeros(len(which))
+    for at, step in enumerate(which.tolist()):
         row = rows[step]
         symbol, until = sheet.symbols[sheet.symbol[row]], sheet.day[row].item()
-        if not sheet.traded[row] or symbol not in dividends:
+        if not sheet.traded[row] or symbol not in known:
             continue
         if step and sheet.series[rows[step - 1]] == sheet.series[row]:
             since = sheet.day[rows[step - 1]].item()
         else:
             since = sheet.circumstances.previous_closes[symbol].session
-        amount = sum(one.value for one in dividends[symbol] if since < one.ex_date <= until)
+        amount = sum(one.value for one in known[symbol] if since < one.ex_date <= until)
         paid[at] = amount * sheet.splits[row]
     return paid
 
@@ -170,6 +168,27 @@ def volume_gap(sheet: Sheet) -> Offence:
     return offence(absent & has_some[sheet.series], lambda at: f"no volume for {sheet.text(at)}")
 
 
-BLOCKING: dict[str, Callable[[Sheet], Offence]] = {"uniqueness": uniqueness, "unit_error": unit_error}
+def repeated_bar(sheet: Sheet) -> Offence:
+    """Yesterday's bar under today's date. Four prices and a volume do not come again by chance where they moved."""
+    repeated = np.zeros(len(sheet), dtype=bool)
+    at = sheet.order
+    if len(at) > 1:
+        here, before = at[1:], at[:-1]
+        same = (sheet.series[here] == sheet.series[before]) & (sheet.slot[here] == sheet.slot[before] + 1)
+        same &= sheet.is_session[here] & sheet.is_session[before]
+        for column in (sheet.open, sheet.high, sheet.low, sheet.close):
+            same &= column[here] == column[before]
+        traded, absent = sheet.volume > 0, np.isnan(sheet.volume)
+        same &= (traded[here] & (sheet.volume[here] == sheet.volume[before])) | (absent[here] & absent[before])
+        repeated[here[same]] = True
+        repeated &= sheet.high > sheet.low
+    return offence(repeated, lambda at: f"{sheet.text(at)} repeats the session before it in every number")
+
+
+BLOCKING: dict[str, Callable[[Sheet], Offence]] = {
+    "uniqueness": uniqueness,
+    "unit_error": unit_error,
+    "repeated_bar": repeated_bar,
+}
 NOTED: dict[str, Callable[[Sheet], Offence]] = {"volume_gap": volume_gap, "return_cap": return_cap}
 """What is asked of the bars that remain."""

@@ -14,11 +14,14 @@ import pandas as pd
 
 from market_pipelines.market.actions import Basis, CorporateAction, split_factors
 from market_pipelines.market.instruments import Instrument
+from market_pipelines.market.quality.limits import OWN, Limits
 from market_pipelines.market.sessions import Days, TradingCalendar, utc_second
 
 Mask = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Instants = npt.NDArray[np.datetime64]
+"""In UTC, to the second."""
 
 
 class PreviousClose(NamedTuple):
@@ -35,6 +38,7 @@ class Circumstances:
     now: datetime
     previous_closes: Mapping[str, PreviousClose]
     actions: Sequence[CorporateAction]
+    limits: Limits = OWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """The verdict on a table of daily bars: which rows go on, which do not and why, what should be looked at."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,8 @@ from market_pipelines.market.actions import CorporateAction
 from market_pipelines.market.bars import BAR_COLUMNS, VALUE_COLUMNS
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.quality import rows, series
-from market_pipelines.market.quality.rules import RULE, RULES, Scope
+from market_pipelines.market.quality.canon import RULE, RULES
+from market_pipelines.market.quality.limits import Limits
 from market_pipelines.market.quality.sheet import Circumstances, Ints, Mask, Offence, PreviousClose, Sheet
 from market_pipelines.market.sessions import TradingCalendar
 
@@ -47,16 +49,19 @@ def judge(
     *,
     previous_closes: Mapping[str, PreviousClose] | Mapping[str, tuple[date, float]] | None = None,
     actions: Iterable[CorporateAction] = (),
+    thresholds: Mapping[str, float] = MappingProxyType({}),
+    off: Collection[str] = frozenset(),
 ) -> Verdict:
     """Judge daily bars of one market, fetched at `now`.
 
     Bad rows are part of the answer and raise nothing. Where the frame has a `provider`, each provider's bars
     are a series of their own; where it has a `basis`, known actions are applied to traded prices only, and
-    without one all prices count as traded.
+    without one all prices count as traded. `thresholds` and `off` are those of the market.
     """
+    limits = Limits(thresholds, off)
     fault = _schema_fault(frame)
     if fault:
-        return _refused(frame, fault)
+        return _refused(frame, fault, limits)
     malformed = rows.malformed(
         frame["symbol"].isna().to_numpy(dtype=bool),
         frame["session"].isna().to_numpy(dtype=bool),
@@ -69,12 +74,15 @@ def judge(
         now,
         {name: PreviousClose(*known) for name, known in (previous_closes or {}).items()},
         tuple(actions),
+        limits,
     )
     sheet = Sheet(frame if len(placed) == len(frame) else frame.iloc[placed], circumstances)
 
     blocked = [("schema", np.flatnonzero(malformed.mask), malformed.details)]
     refused = np.zeros(len(sheet), dtype=bool)
     for name, check in {**rows.CHECKS, **series.BLOCKING}.items():
+        if not limits.asks(name):
+            continue
         with np.errstate(all="ignore"):  # what NaN and inf give in a comparison is itself a finding
             found = check(sheet)
         refused |= found.mask
@@ -90,12 +98,15 @@ def judge(
         ("live_bar", placed[kept][live.mask], live.details),
     ]
     for name, check in series.NOTED.items():
-        found = check(remaining)
-        noted.append((name, placed[kept][found.mask], found.details))
+        if limits.asks(name):
+            found = check(remaining)
+            noted.append((name, placed[kept][found.mask], found.details))
+    # What is done to repetitions and to bars that still move does not depend on whether it is reported.
+    noted = [reasons for reasons in noted if limits.asks(reasons[0])]
 
     session = remaining.frame["session"].astype("datetime64[s]")
     clean = remaining.frame.assign(session=session, provisional=live.mask).reset_index(drop=True)
-    counts = {rule.name: 0 for rule in RULES if rule.scope is not Scope.STORED}
+    counts = _nothing_counted(limits)
     counts.update({name: len(at) for name, at, _ in (*blocked, *noted)})
     return Verdict(clean, _with_reasons(frame, blocked), _with_reasons(frame, noted), counts, len(frame))
 
@@ -111,7 +122,7 @@ def _among(name: str, found: Offence, placed: Ints, wanted: Mask) -> Reasons:
 
 
 def _with_reasons(frame: pd.DataFrame, reasons: Sequence[Reasons]) -> pd.DataFrame:
-    at = np.concatenate([positions for _, positions, _ in reasons])
+    at = np.concatenate([np.arange(0), *[positions for _, positions, _ in reasons]])
     rule = [name for name, positions, _ in reasons for _ in range(len(positions))]
     return (
         frame.iloc[at]
@@ -148,9 +159,13 @@ def _off_midnight(session: pd.Series) -> Mask:
     return np.asarray(known & (instants != instants.astype("datetime64[D]")), dtype=bool)
 
 
-def _refused(frame: pd.DataFrame, fault: str) -> Verdict:
+def _nothing_counted(limits: Limits) -> dict[str, int]:
+    return {rule.name: 0 for rule in RULES if rule.scope.judged and limits.asks(rule.name)}
+
+
+def _refused(frame: pd.DataFrame, fault: str, limits: Limits) -> Verdict:
     everything: Reasons = ("schema", np.arange(len(frame)), [fault] * len(frame))
-    counts = {rule.name: 0 for rule in RULES if rule.scope is not Scope.STORED} | {"schema": len(frame)}
+    counts = _nothing_counted(limits) | {"schema": len(frame)}
     nothing: Reasons = ("schema", np.arange(0), [])
     return Verdict(
         frame.iloc[:0],

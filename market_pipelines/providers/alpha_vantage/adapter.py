@@ -13,6 +13,7 @@ import pyarrow as pa
 from pydantic import SecretStr
 
 from market_pipelines.market.actions import Basis
+from market_pipelines.market.consensus import CloseKind
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.intraday import INTERVALS
 from market_pipelines.market.outcomes import Outcome
@@ -47,6 +48,7 @@ _UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, 
 class AlphaVantage:
     name = "alpha_vantage"
     basis = Basis.TRADED
+    close_kind = CloseKind.OFFICIAL
     quota_zone = QUOTA_ZONE
 
     def __init__(

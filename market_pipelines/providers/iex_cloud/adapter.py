@@ -19,6 +19,7 @@ import pyarrow as pa
 from pydantic import SecretStr
 
 from market_pipelines.market.actions import Basis
+from market_pipelines.market.consensus import CloseKind
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.intraday import INTERVALS
 from market_pipelines.market.outcomes import Outcome
@@ -76,6 +77,7 @@ _UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError, 
 class IexCloud:
     name = "iex_cloud"
     basis = Basis.TRADED
+    close_kind = CloseKind.LAST_TRADE
     quota_zone = "UTC"
 
     _spelling = Spelling("iex_cloud", {"XNYS": ""}, lists_indices=False, share_class=".")

@@ -14,6 +14,7 @@ from urllib.parse import quote
 from pydantic import SecretStr
 
 from market_pipelines.market.actions import Basis
+from market_pipelines.market.consensus import CloseKind
 from market_pipelines.market.instruments import Instrument, Kind
 from market_pipelines.market.intraday import INTERVALS
 from market_pipelines.market.outcomes import Outcome
@@ -74,6 +75,7 @@ _STOCKS = "/v2/snapshot/locale/us/markets/stocks/tickers"
 class Polygon:
     name = "polygon"
     basis = Basis.TRADED
+    close_kind = CloseKind.CONSOLIDATED
     quota_zone = QUOTA_ZONE
 
     def __init__(self, key: SecretStr | None, base_url: str = PUBLIC_ADDRESS) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from pydantic import SecretStr
 
 from market_pipelines.market.actions import Basis
+from market_pipelines.market.consensus import CloseKind
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.providers.answers import (
@@ -59,6 +60,7 @@ _FILE_NAME = re.compile(r"(?i)(.+)_(?:d|5|60)\.csv")
 class Stooq:
     name = "stooq"
     basis = Basis.SPLIT_DIVIDEND
+    close_kind = CloseKind.OFFICIAL
     quota_zone = QUOTA_ZONE
 
     _spelling = Spelling("stooq", {"XNYS": ".us", "XWAR": "", "XLON": ".uk", "XTKS": ".jp"}, case=str.lower)

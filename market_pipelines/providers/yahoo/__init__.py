@@ -12,6 +12,7 @@ from typing import Self
 from urllib.parse import quote
 
 from market_pipelines.market.actions import Basis
+from market_pipelines.market.consensus import CloseKind
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.providers.protocol import (
     Ability,
@@ -45,6 +46,7 @@ PUBLIC_ADDRESS = "https://query1.finance.yahoo.com"
 class Yahoo:
     name = "yahoo"
     basis = Basis.TRADED
+    close_kind = CloseKind.OFFICIAL
     quota_zone = "UTC"
 
     _spelling = Spelling("yahoo", {"XNYS": "", "XWAR": ".WA", "XLON": ".L", "XTKS": ".T"})

@@ -51,6 +51,8 @@ class Style:
     shown_symbol: str = ""
     granularity: str = "1d"
     hides_rows: bool = False
+    missed_split: date | None = None
+    """A split that Yahoo has not heard of: no event, and the prices before it are as they were traded."""
 
 
 def answer(
@@ -70,6 +72,8 @@ def answer(
     if interval != "1d":
         return failure(422, "Unprocessable Entity", f"{interval} bars are not simulated.")
     tape = world.tape(listing, now, forming=True)
+    if style.missed_split is not None:
+        tape = tape.without_split(style.missed_split)
     period = asked_period(query, tape)
     if isinstance(period, Reply):
         return period

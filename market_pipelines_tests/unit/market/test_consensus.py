@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market_pipelines.market.bars import empty_bars, validate_consensus, validate_provider_bars
-from market_pipelines.market.consensus import Consensus, agree, house_name
+from market_pipelines.market.consensus import CloseKind, Consensus, agree, compared, house_name
+from market_pipelines.market.definition import CrossCheckPlan
 from market_pipelines_tests.unit.market.properties import unhurried
 
 PRECEDENCE = ("alpha_vantage", "yahoo", "stooq")
@@ -57,7 +58,7 @@ def outcome(consensus: Consensus) -> list[tuple[str, float, str]]:
 
 
 def test_the_provider_named_first_wins() -> None:
-    consensus = agree(table(Bar("stooq", 100.1), Bar("yahoo", 100.2), Bar("alpha_vantage", 100)), PRECEDENCE)
+    consensus = agree(table(Bar("stooq", 100.05), Bar("yahoo", 100.02), Bar("alpha_vantage", 100)), PRECEDENCE)
     assert outcome(consensus) == [("alpha_vantage", 100, "available")]
 
 
@@ -124,11 +125,54 @@ def test_the_same_symbol_on_two_markets_is_two_instruments() -> None:
     assert [row[1:] for row in outcome(agree(bars, PRECEDENCE))] == [(9, "degraded"), (100, "available")]
 
 
-@pytest.mark.parametrize(("other", "condition"), [(100.5, "available"), (100.51, "degraded"), (99.4, "degraded")])
-def test_a_close_beyond_the_tolerance_degrades_the_bar(other: float, condition: str) -> None:
-    consensus = agree(table(Bar("yahoo", 100), Bar("stooq", other)), PRECEDENCE)
+@pytest.mark.parametrize(
+    ("provider", "close", "condition"),
+    [
+        # Two official closes may be ten hundredths of a percent apart, closes of different kinds fifty.
+        ("stooq", 100.1, "available"),
+        ("stooq", 100.11, "degraded"),
+        ("stooq", 99.89, "degraded"),
+        ("simulated-stooq", 100.11, "degraded"),
+        ("polygon", 100.5, "available"),
+        ("polygon", 100.51, "degraded"),
+        ("iex_cloud", 99.6, "available"),
+        ("acme", 99.4, "degraded"),
+    ],
+)
+def test_a_close_beyond_the_tolerance_of_its_kind_degrades_the_bar(provider: str, close: float, condition: str) -> None:
+    consensus = agree(table(Bar("yahoo", 100), Bar(provider, close)), PRECEDENCE)
     assert outcome(consensus) == [("yahoo", 100, condition)]
     assert len(consensus.disagreements) == (condition == "degraded")
+
+
+def test_a_plug_in_may_say_what_its_close_is() -> None:
+    bars = table(Bar("yahoo", 100), Bar("acme", 100.3))
+    kinds = {"yahoo": CloseKind.OFFICIAL, "acme": CloseKind.OFFICIAL}
+    assert outcome(agree(bars, PRECEDENCE))[0][2] == "available"
+    assert outcome(agree(bars, PRECEDENCE, kinds=kinds))[0][2] == "degraded"
+
+
+def test_two_closes_of_unknown_kind_are_not_of_the_same() -> None:
+    assert outcome(agree(table(Bar("acme", 100), Bar("zeta", 100.3)), PRECEDENCE))[0][2] == "available"
+
+
+def test_the_market_says_how_much_passes() -> None:
+    bars = table(Bar("yahoo", 100, volume=1000), Bar("stooq", 100.3, volume=800))
+    plan = CrossCheckPlan(same_close_bp=31, volume_share=0.3)
+    assert agree(bars, PRECEDENCE, plan).disagreements.empty
+    assert agree(bars, PRECEDENCE).disagreements["breach"].tolist() == ["close and volume"]
+
+
+def test_a_volume_that_disagrees_is_told_and_degrades_nothing() -> None:
+    consensus = agree(table(Bar("yahoo", volume=1000), Bar("stooq", volume=940)), PRECEDENCE)
+    assert outcome(consensus) == [("yahoo", 100, "available")]
+    assert consensus.disagreements[["breach", "volume_share"]].to_numpy().tolist() == [["volume", pytest.approx(0.06)]]
+
+
+@pytest.mark.parametrize(("other", "volume"), [("iex_cloud", 10), ("stooq", float("nan")), ("stooq", 950)])
+def test_a_volume_that_says_nothing_about_the_other_is_no_disagreement(other: str, volume: float) -> None:
+    bars = table(Bar("yahoo", volume=1000), Bar(other, volume=volume))
+    assert agree(bars, PRECEDENCE).disagreements.empty
 
 
 def test_a_disagreement_names_both_sides_and_the_distance() -> None:
@@ -201,3 +245,29 @@ def test_every_chosen_bar_is_one_that_was_delivered(bars: list[Bar]) -> None:
     assert set(rows) <= delivered
     traded = {(bar.market, bar.symbol, bar.session) for bar in bars if bar.basis == "traded"}
     assert traded <= set(zip(chosen["market"], chosen["symbol"], chosen["session"].dt.date, strict=True))
+
+
+prices = st.floats(0.01, 1e5)
+volumes = st.one_of(st.floats(0, 1e9), st.just(float("nan")))
+someone = st.sampled_from(["yahoo", "stooq", "polygon", "iex_cloud", "simulated-yahoo", "acme"])
+
+
+@unhurried
+@given(someone, someone, prices, prices, volumes, volumes)
+def test_a_comparison_is_the_same_from_both_sides(
+    one: str, two: str, close: float, other_close: float, volume: float, other_volume: float
+) -> None:
+    def seen(first: str, second: str, *values: float) -> pd.DataFrame:
+        columns = ["close", "other_close", "volume", "other_volume"]
+        frame = pd.DataFrame([values], columns=columns, dtype="float64")
+        plan = CrossCheckPlan()
+        found = compared(pd.Series([first], dtype="str"), pd.Series([second], dtype="str"), frame, plan)
+        return found.drop(columns=columns)
+
+    there = seen(one, two, close, other_close, volume, other_volume)
+    back = seen(two, one, other_close, close, other_volume, volume)
+    pd.testing.assert_frame_equal(there, back)
+    found = there.iloc[0]
+    assert found["tolerance_bp"] == (10 if found["kind"] == "same" else 50)
+    assert ("close" in found["breach"]) == (found["bp"] > found["tolerance_bp"] + 1e-9)
+    assert close != other_close or "close" not in found["breach"]

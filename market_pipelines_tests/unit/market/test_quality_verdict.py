@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from market_pipelines.market.actions import ActionKind, CorporateAction
 from market_pipelines.market.bars import VALUE_COLUMNS, empty_bars, validate_bars
 from market_pipelines.market.instruments import Instrument
-from market_pipelines.market.quality import RULES, PreviousClose, Scope, Verdict, judge
+from market_pipelines.market.quality import RULES, PreviousClose, Verdict, judge
 from market_pipelines.market.sessions import trading_calendar
 from market_pipelines_tests.unit.market.properties import unhurried
 
@@ -176,7 +176,7 @@ def test_a_row_can_break_several_rules_and_is_one_rejected_row() -> None:
 
 
 def test_bars_outside_the_listing_life_are_refused() -> None:
-    found = verdict(bars([5, 5, 5, 5, 5], "GONE", date(2026, 11, 13)))
+    found = verdict(bars([5, 5.1, 5, 5.1, 5], "GONE", date(2026, 11, 13)))
 
     assert broken(found) == {"listing_life": [0, 4]}
     assert found.quarantined["detail"].tolist() == [
@@ -386,7 +386,7 @@ def test_an_empty_table_has_an_empty_verdict() -> None:
 
 
 def test_every_rule_of_a_table_is_counted_and_explained() -> None:
-    assert set(verdict(empty_bars()).counts) == {rule.name for rule in RULES if rule.scope is not Scope.STORED}
+    assert set(verdict(empty_bars()).counts) == {rule.name for rule in RULES if rule.scope.judged}
     assert len({rule.name for rule in RULES}) == len(RULES)
     assert all(rule.explanation.endswith(".") for rule in RULES)
 

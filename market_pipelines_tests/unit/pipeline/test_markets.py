@@ -76,6 +76,14 @@ def test_the_markets_that_ship_are_good() -> None:
         ("  title:", "  colour: red\n  title:", 5, "colour: read 'red'; no such key"),
         ("name: HSBC Holdings,", "name: HSBC Holdings, nmae: x,", 14, "nmae: read 'x'; no such key"),
         ("listed_from: 1992-07-28", "delisted_on: 1992-07-28, listed_from: 1993-01-04", 14, "not before listed_from"),
+        (
+            "  indices:",
+            "  quality: {thresholds: {return_gap: 1}}\n  indices:",
+            10,
+            "read 'return_gap'; accepted: adjusted_",
+        ),
+        ("  indices:", "  quality: {off: [return_gap]}\n  indices:", 10, "read 'return_gap'; accepted: adjusted_"),
+        ("  indices:", "  quality: {off: [uniqueness]}\n  indices:", 10, "quality.off.uniqueness: read 'uniqueness'"),
         ("market_pipelines.Market", "market_pipelines.Marker", 1, "type: read 'market_pipelines.Marker'; accepted: "),
     ],
 )
@@ -85,6 +93,15 @@ def test_a_wrong_file_is_refused_with_its_line_and_what_is_accepted(
     message = refusal(tmp_path, old, new)
     assert message.startswith(f":{line}: ")
     assert said in message
+
+
+@pytest.mark.parametrize("key", ["off", "'off'"])
+def test_a_market_says_which_rules_it_does_without(tmp_path: Path, key: str) -> None:
+    """YAML takes a bare `off` for false."""
+    quality = f"  quality:\n    {key}: [volume_gap, return_mad]\n    thresholds: {{return_cap: 0.8}}\n"
+    market = read_market(market_file(tmp_path, GOOD.replace("  indices:", f"{quality}  indices:")))
+    assert market.quality.off == {"volume_gap", "return_mad"}
+    assert market.quality.thresholds == {"return_cap": 0.8}
 
 
 def test_every_fault_of_a_file_is_named_at_once(tmp_path: Path) -> None:

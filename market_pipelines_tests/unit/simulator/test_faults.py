@@ -424,6 +424,18 @@ def test_yahoo_may_name_another_granularity_or_have_no_rows() -> None:
     assert "timestamp" not in result
 
 
+def test_yahoo_may_not_have_heard_of_a_split() -> None:
+    soon_after = datetime(2020, 9, 2, 22, 0, tzinfo=UTC)
+    knows = ask(exchange(now=soon_after), "yahoo")
+    misses = ask(exchange("yahoo.missed_split=2020-08-31@AAPL", now=soon_after), "yahoo")
+    assert "splits" in json.loads(knows.body)["chart"]["result"][0]["events"]
+    assert "splits" not in json.loads(misses.body)["chart"]["result"][0].get("events", {})
+    before = {row["day"]: row["close"] for row in rows("yahoo", knows)}
+    after = {row["day"]: row["close"] for row in rows("yahoo", misses)}
+    assert after["2020-08-28"] == pytest.approx(4 * before["2020-08-28"])
+    assert after["2020-09-01"] == before["2020-09-01"]
+
+
 def test_the_crumb_gate_opens_with_the_crumb() -> None:
     of = exchange("yahoo.crumb_gate=on")
     assert ask(of, "yahoo").status == 401
