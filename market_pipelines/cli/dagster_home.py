@@ -74,9 +74,9 @@ def instance(cores: int, tick_days: int = TICK_DAYS) -> dict[str, Any]:
     """The content of dagster.yaml. Two runs per core are too many: pulling waits, but writing does not."""
     at_once = max(2, cores)
     return {
-        "run_storage": _storage("dagster_postgres.run_storage", "PostgresRunStorage"),
+        "run_storage": _storage("market_pipelines.orchestration.storage", "PooledPostgresRunStorage"),
         "event_log_storage": _storage("market_pipelines.orchestration.storage", "PooledPostgresEventLogStorage"),
-        "schedule_storage": _storage("dagster_postgres.schedule_storage", "PostgresScheduleStorage"),
+        "schedule_storage": _storage("market_pipelines.orchestration.storage", "PooledPostgresScheduleStorage"),
         "run_launcher": {"module": "dagster", "class": "DefaultRunLauncher"},
         "run_coordinator": {
             "module": "dagster",

@@ -1,4 +1,4 @@
-"""Dagster's event log, fast enough for ranges of thousands of partitions.
+"""Dagster's storages: connections kept open, and an event log fast enough for ranges of thousands of partitions.
 
 Three things made up most of a ranged run, and each is mended here: a connection for every event, an announcement
 of each partition written by itself, and a row for every partition and check although the checks look at a table
@@ -17,7 +17,7 @@ from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._record import copy
 from dagster._serdes import ConfigurableClassData
-from dagster_postgres import PostgresEventLogStorage
+from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from dagster_postgres.utils import pg_url_from_config
 
 
@@ -26,14 +26,7 @@ class PooledPostgresEventLogStorage(PostgresEventLogStorage):
 
     def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
         super().__init__(postgres_url=postgres_url, inst_data=inst_data)
-        self._engine = sqlalchemy.create_engine(
-            self.postgres_url,
-            isolation_level="AUTOCOMMIT",
-            pool_size=1,
-            max_overflow=8,
-            pool_recycle=300,
-            pool_pre_ping=True,
-        )
+        self._engine = _pool(self.postgres_url)
 
     @classmethod
     def from_config_value(
@@ -58,6 +51,40 @@ class PooledPostgresEventLogStorage(PostgresEventLogStorage):
         with self.index_transaction() as connection:
             for event, number in newest.values():
                 self._store_asset_event(connection, event, number)
+
+
+class PooledPostgresRunStorage(PostgresRunStorage):
+    """The daemon asks for runs at every look: a new connection for each question is most of its price."""
+
+    def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(postgres_url=postgres_url, inst_data=inst_data)
+        self._engine = _pool(self.postgres_url)
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> PooledPostgresRunStorage:
+        return cls(pg_url_from_config(config_value), inst_data)
+
+
+class PooledPostgresScheduleStorage(PostgresScheduleStorage):
+    """As the run storage, for the ticks."""
+
+    def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
+        super().__init__(postgres_url=postgres_url, inst_data=inst_data)
+        self._engine = _pool(self.postgres_url)
+
+    @classmethod
+    def from_config_value(
+        cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
+    ) -> PooledPostgresScheduleStorage:
+        return cls(pg_url_from_config(config_value), inst_data)
+
+
+def _pool(url: str) -> sqlalchemy.Engine:
+    return sqlalchemy.create_engine(
+        url, isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=8, pool_recycle=300, pool_pre_ping=True
+    )
 
 
 class LocalEventLogStorage(SqliteEventLogStorage):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
@@ -63,10 +64,16 @@ class Limits:
     """0: only the minute counts."""
 
 
+@cache
+def installed() -> tuple[EntryPoint, ...]:
+    """What the installed packages offer: looked for once, because every package's files are read for it."""
+    return tuple(entry_points(group=PROVIDERS_GROUP))
+
+
 def discover() -> Discovery:
     classes = dict(BUILT_IN)
     broken = []
-    for entry in entry_points(group=PROVIDERS_GROUP):
+    for entry in installed():
         if entry.name in BUILT_IN and _names(entry, BUILT_IN[entry.name]):
             continue
         found = _load(entry, taken=classes)

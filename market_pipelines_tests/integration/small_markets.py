@@ -6,7 +6,8 @@ Loaded by Dagster as a code location of its own, also anew for every run.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
+from functools import cache
 
 import dagster as dg
 
@@ -37,5 +38,11 @@ def _small(market: MarketDefinition) -> MarketDefinition:
 
 @dg.definitions
 def defs() -> dg.Definitions:
-    now = datetime.now(UTC)
+    return _definitions(datetime.now(UTC).date())
+
+
+@cache
+def _definitions(today: date) -> dg.Definitions:
+    """Dagster loads them for every run."""
+    now = datetime.combine(today, time(), UTC)
     return with_shared(dg.Definitions.merge(*(market_definitions(market, now) for market in small_markets().values())))

@@ -33,7 +33,7 @@ class Stubborn(Yahoo):
 
 def install(monkeypatch: pytest.MonkeyPatch, entries: Iterable[tuple[str, str]]) -> None:
     points = [EntryPoint(name, value, registry.PROVIDERS_GROUP) for name, value in entries]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points if group == registry.PROVIDERS_GROUP else [])
+    monkeypatch.setattr(registry, "installed", lambda: tuple(points))
 
 
 def test_the_built_in_providers_need_no_package_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
