@@ -17,6 +17,7 @@ from market_pipelines.cli.door import From, Json, To
 from market_pipelines.cli.junit import fails, junit
 from market_pipelines.cli.output import ExitCode, emit_json, emit_line, emit_table, progress, say
 from market_pipelines.cli.read import replace_file
+from market_pipelines.cli.rules import register as register_rules
 from market_pipelines.market.quality import Severity
 from market_pipelines.pipeline.gate import Report, quality_report
 from market_pipelines.store.check_results import trend
@@ -46,6 +47,7 @@ Markets = Annotated[str, typer.Option("--market", help="One market, or all of th
 def register(app: typer.Typer) -> None:
     quarantine.register(quality_commands)
     cross_check.register(quality_commands)
+    register_rules(quality_commands)
     app.add_typer(quality_commands, name="quality")
 
 

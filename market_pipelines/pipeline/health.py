@@ -149,7 +149,7 @@ def _providers(platform: Platform, quotas: Mapping[str, ProviderQuota]) -> Itera
             Part.PROVIDERS,
             f"chain of {market.name}",
             Condition.WELL if left else Condition.BROKEN,
-            f"{len(left)} of {len(chain)} can be asked: {', '.join(left) or 'none'}",
+            f"{len(left)} of {len(chain)} answer: {', '.join(left) or 'none'}",
             "" if left else "market-pipelines provider quota",
         )
 
@@ -158,13 +158,15 @@ def _provider(quota: ProviderQuota, lacks: str) -> Sign:
     name, breaker = quota.provider, quota.breaker
     if lacks:
         return Sign(Part.PROVIDERS, name, Condition.WELL, f"off: {lacks}")
-    if breaker.state is State.OPEN:
+    if breaker.state is not State.CLOSED:
         until = f" until {breaker.next_try:%Y-%m-%d %H:%M} UTC" if breaker.next_try is not None else ""
+        # Half-open it may be asked, but nobody has had an answer yet: that is no recovery.
+        now = f"left alone{until}" if breaker.state is State.OPEN else "tried with the next request"
         return Sign(
             Part.PROVIDERS,
             name,
             Condition.WORTH_A_LOOK,
-            f"left alone{until} after {breaker.failures} failures in a row: {breaker.reason or breaker.outcome}",
+            f"{now}, after {breaker.failures} failures in a row: {breaker.reason or breaker.outcome}",
             f"market-pipelines provider check {name}",
         )
     day = quota.windows[DAY]
@@ -182,10 +184,11 @@ def _freshness(state: Freshness) -> Iterator[Sign]:
     elif state.fresh:
         yield Sign(Part.FRESHNESS, subject, Condition.WELL, state.words)
     else:
+        # The table's own check is an error for it and is told; here it is not told again.
         yield Sign(
             Part.FRESHNESS,
             subject,
-            Condition.BROKEN,
+            Condition.WORTH_A_LOOK,
             state.words,
             f"materialize {subject} for {state.expected}; if the providers refuse: market-pipelines provider quota",
         )

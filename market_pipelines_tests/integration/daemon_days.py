@@ -43,6 +43,11 @@ def instance_on(folder: Path, url: str) -> Iterator[dg.DagsterInstance]:
         "class": "SyncInMemoryRunLauncher",
     }
     config["run_monitoring"] = {"enabled": False}
+    # Nobody reads what the runs print, and catching it starts two processes for each of them.
+    config["compute_logs"] = {
+        "module": "dagster._core.storage.noop_compute_log_manager",
+        "class": "NoOpComputeLogManager",
+    }
     (folder / "dagster.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     with dg.DagsterInstance.from_config(str(folder)) as opened:
         yield opened

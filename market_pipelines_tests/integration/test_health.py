@@ -84,14 +84,15 @@ def test_a_platform_that_is_well_is_green_in_every_part(simulator: Simulator, in
     assert isinstance(table, dg.TableMetadataValue | list)
 
 
-def test_a_market_that_nobody_refreshed_fails_the_run(simulator: Simulator, instance: dg.DagsterInstance) -> None:
+def test_a_market_that_nobody_refreshed_is_worth_a_look(simulator: Simulator, instance: dg.DagsterInstance) -> None:
     with time_machine.travel(EVENING, tick=True):
         filled(simulator)
     with time_machine.travel(EVENING + timedelta(days=3, hours=1), tick=True):
         result = looked(instance)
-    assert not result.success
+    # The check `newest_session` of each table is the error.
+    assert result.success
     red = {name: one for name, one in parts(result).items() if not one.passed}
-    assert {name: one.severity.value for name, one in red.items()} == {"freshness": "ERROR", "backlog": "WARN"}
+    assert {name: one.severity.value for name, one in red.items()} == {"freshness": "WARN", "backlog": "WARN"}
     assert "pl 1d: not refreshed since its close: 2026-11-23" in (red[Part.BACKLOG.value].description or "")
     assert "us/stock_prices: Overdue since 2026-11-23 22:30 UTC" in (red[Part.FRESHNESS.value].description or "")
 
@@ -124,7 +125,7 @@ def test_a_market_without_anybody_to_ask_is_broken(simulator: Simulator, instanc
                 learn(platform, "yahoo", Outcome.UNAVAILABLE, "HTTP 503")
         result = looked(instance)
     assert not result.success
-    assert "chain of us: 0 of 1 can be asked: none" in (parts(result)[Part.PROVIDERS.value].description or "")
+    assert "chain of us: 0 of 1 answer: none" in (parts(result)[Part.PROVIDERS.value].description or "")
 
 
 def test_a_full_disk_is_broken(

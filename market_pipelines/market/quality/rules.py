@@ -55,7 +55,7 @@ class Rule:
     explanation: str
     threshold: float | None = None
     number: int | None = None
-    """In the list of known checks of market data that `docs/quality.md` prints; None for one of our own."""
+    """In the usual list of checks of market data; None for one of our own."""
     assets: tuple[str, ...] = ()
     parameters: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     """Further numbers; a market file calls one `<rule>.<parameter>`."""
