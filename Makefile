@@ -65,7 +65,7 @@ down: env
 	@exec $(RUN) market_pipelines.cli down $(ARGS)
 
 test: env
-	@$(RUN) pytest -n $(TEST_WORKERS) --dist loadfile $(ARGS)
+	@$(RUN) pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: env
 	@$(RUN) ruff format --check .

@@ -25,6 +25,14 @@ from market_pipelines.store.database import Database
 from market_pipelines.store.embedded import EmbeddedServer
 from market_pipelines.store.urls import libpq_url
 
+LONGEST = ("test_month", "test_ci_page", "test_up", "test_dagster_pages", "test_benchmarks", "test_poll_commands")
+"""Begun first, so that no worker is left alone with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
 
 class PostgresServer:
     """A server on which tests make and drop databases of their own."""

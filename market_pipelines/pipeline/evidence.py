@@ -24,6 +24,7 @@ from market_pipelines.store.holes import excused_bars
 from market_pipelines.store.intraday import read_intraday
 from market_pipelines.store.read_bars import read_prices, read_provider_bars
 from market_pipelines.store.reference import read_actions, read_instruments
+from market_pipelines.store.watching import first_looked_at
 
 ROWS_AT_ONCE = 400_000
 """Bars that are judged together. A longer range is judged in stretches, each with the sessions before it."""
@@ -116,8 +117,14 @@ def evidence_of(connection: Transaction, table: Table, stretch: Stretch, now: da
             )
         case "stock_prices_intraday":
             interval = "" if market.intraday is None else market.intraday.interval
+            begins = first_looked_at(connection, market.name, interval, max(1, len(symbols) // 2))
+            if begins is None or begins > stretch.end:
+                return asked
+            # What nobody has ever asked for is not lacking.
+            stretch = replace(stretch, start=max(stretch.start, begins))
             return replace(
                 asked,
+                start=stretch.start,
                 bars=_all_prices(connection, market, stretch),
                 intraday=read_intraday(connection, market.name, interval, symbols, stretch.start, stretch.end),
                 excused=_excused(connection, market, interval, symbols, stretch),
@@ -132,7 +139,7 @@ def evidence_of(connection: Transaction, table: Table, stretch: Stretch, now: da
             return replace(
                 asked,
                 bars=_all_prices(connection, market, stretch),
-                former=tuple(read_instruments(connection, market.name, active_only=False)),
+                former=tuple(read_instruments(connection, market.name, followed_only=True)),
             )
 
 

@@ -137,19 +137,22 @@ def write_instruments(
     return counts
 
 
-def read_instruments(connection: Transaction, market: str, *, active_only: bool = True) -> list[Instrument]:
-    """Shares and funds, then indices, each by symbol."""
+def read_instruments(
+    connection: Transaction, market: str, *, active_only: bool = True, followed_only: bool = False
+) -> list[Instrument]:
+    """Shares and funds, then indices, each by symbol. Followed is what the market's file names; a list of the exchange
+    adds all others."""
     rows = connection.execute(
         """
         SELECT symbol, market, exchange, currency, company_name, kind, listed_from, delisted_on, provider_symbols
         FROM market.stocks
-        WHERE market = %(market)s AND (is_active OR NOT %(active_only)s)
+        WHERE market = %(market)s AND (is_active OR NOT %(active_only)s) AND (followed OR NOT %(followed_only)s)
         UNION ALL
         SELECT symbol, market, exchange, currency, name, 'index', listed_from, delisted_on, provider_symbols
         FROM market.market_indices
         WHERE market = %(market)s AND (is_active OR NOT %(active_only)s)
         """,
-        {"market": market, "active_only": active_only},
+        {"market": market, "active_only": active_only, "followed_only": followed_only},
     ).fetchall()
     found = [
         Instrument(symbol, at, mic, currency, name, Kind(kind), listed_from, delisted_on, provider_symbols)
@@ -348,6 +351,13 @@ def _deactivate_others(
             "WHERE market = %s AND is_active AND symbol <> ALL(%s) AND {}"
         ).format(sql.Identifier("market", table), sql.SQL("true" if indices else "listed_by IS NULL"))
         removed += connection.execute(query, (at, market, named)).rowcount
+        if not indices:
+            # The exchange lists them still; this market's file names them no longer.
+            connection.execute(
+                "UPDATE market.stocks SET followed = false, updated_at = %s "
+                "WHERE market = %s AND followed AND listed_by IS NOT NULL AND symbol <> ALL(%s)",
+                (at, market, named),
+            )
     return WriteCounts(removed=removed)
 
 

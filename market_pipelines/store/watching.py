@@ -63,6 +63,22 @@ def newest_looked_at(
     return None if row is None else (row[0], int(row[1]))
 
 
+def first_looked_at(connection: Transaction, market: str, interval: str, least: int) -> date | None:
+    """The oldest session of which at least so many symbols were ever asked for; None where there is none."""
+    row = connection.execute(
+        """
+        SELECT session FROM market.coverage
+        WHERE market = %s AND interval = %s
+        GROUP BY session
+        HAVING count(*) >= %s
+        ORDER BY session
+        LIMIT 1
+        """,
+        (market, interval, least),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
 def symbols_stored(
     connection: Transaction,
     table: str,

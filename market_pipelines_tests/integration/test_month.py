@@ -194,6 +194,8 @@ def story(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
             # Not simulated use: every limit is to hold.
             "MARKET_PIPELINES_SIMULATOR": "off",
             "ALPHA_VANTAGE_API_KEY": "a-key-of-the-story",
+            # Its limit by the second is waited for in real time; tests of their own hold it.
+            "ALPHA_VANTAGE_RATE_LIMIT_SECOND": "0",
             "POLYGON_API_KEY": "another-key-of-the-story",
             "POLYGON_RATE_LIMIT": str(POLYGON_A_MINUTE),
             "STOOQ_API_KEY": "a-third-key-of-the-story",

@@ -13,6 +13,7 @@ from psycopg import sql
 
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.quality import Severity
+from market_pipelines.market.sessions import trading_calendar
 from market_pipelines.pipeline import evidence
 from market_pipelines.pipeline.checks import CheckOutcome, assets_of, checks_of, evaluate, may_block
 from market_pipelines.pipeline.gate import quality_report
@@ -122,6 +123,14 @@ def test_clean_data_turns_no_check_red(house: House, market: str) -> None:
     assert {(one.asset, one.rule) for one in outcomes} == {
         (asset, rule.name) for asset in assets_of(definition) for rule in checks_of(asset, definition)
     }
+
+
+def test_sessions_whose_minutes_nobody_has_asked_for_lack_nothing(house: House) -> None:
+    outcomes = judged(house, span=(SINCE, RANGE[1]), assets=["stock_prices_intraday"])
+    assert red(outcomes) == {}
+    whole = only(outcomes, "stock_prices_intraday", "intraday_completeness")
+    sessions = trading_calendar("XNYS", FRIDAY_EVENING).sessions(WITHIN_SESSIONS, RANGE[1])
+    assert whole.checked == len(sessions) * len(house.platform.market("us").everything)
 
 
 def test_the_checks_have_looked_at_the_stored_bars(house: House) -> None:

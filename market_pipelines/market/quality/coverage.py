@@ -181,7 +181,8 @@ def unusual(rows: Ints, possible: Ints, asked: Mask, limits: Limits) -> tuple[pd
     window = int(limits("row_count", "window"))
     judged = np.flatnonzero(asked & (np.arange(len(rows)) >= FEWEST_SESSIONS))
     usual = np.array([np.median(share[max(at - window, 0) : at]) for at in judged]) * possible[judged]
-    far = np.abs(rows[judged] - usual) > limits("row_count") * usual
+    # Where nothing is usual, the first rows are a beginning.
+    far = (usual > 0) & (np.abs(rows[judged] - usual) > limits("row_count") * usual)
     return pd.DataFrame({"at": judged[far], "usual": usual[far]}), len(judged)
 
 

@@ -174,3 +174,13 @@ def test_a_pulled_symbol_without_a_name_keeps_the_one_of_the_list(listed: Databa
         write_instruments(connection, [Instrument("FB", "us", "XNYS", "USD")], LATER)
         found = next(one for one in read_bearers(connection, "us") if one.symbol == "FB")
     assert (found.name, found.listed_from, found.followed) == ("Facebook, Inc.", date(2012, 5, 18), True)
+
+
+def test_what_the_market_file_no_longer_names_is_listed_but_not_followed(listed: Database) -> None:
+    with listed.connection() as connection:
+        followed = [one.symbol for one in read_instruments(connection, "us", followed_only=True)]
+        write_instruments(connection, (), LATER, deactivate_others_of="us")
+        left = read_instruments(connection, "us", followed_only=True)
+    assert followed == ["AAPL"]
+    assert left == []
+    assert "AAPL" in active(listed)
