@@ -6,7 +6,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 UV := $(VENV)/bin/uv
 STAMP := $(VENV)/.installed
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= 4
 ARGS ?=
 
 # The first of these that is Python 3.11 or newer; `make env PYTHON=/path/to/python` chooses another.

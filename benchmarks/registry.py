@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from benchmarks import backfill, definitions, limiter, parse, refresh, store, up
+from benchmarks import backfill, checks, definitions, limiter, parse, refresh, store, up
 from benchmarks.measure import Effort
 from benchmarks.results import Findings
 
@@ -26,6 +26,7 @@ _ALL = (
     Benchmark("parse", "A provider's answer into judged bars", parse.METHOD, parse.run, 7),
     Benchmark("backfill", "A range of sessions through Dagster", backfill.METHOD, backfill.run, 3),
     Benchmark("refresh", "A daily refresh of 500 symbols", refresh.METHOD, refresh.run, 2),
+    Benchmark("checks", "A hundred checks, and the rules behind them", checks.METHOD, checks.run, 3),
     Benchmark("limiter", "Leave for one call to a provider", limiter.METHOD, limiter.run, 5),
     Benchmark("definitions", "Loading the definitions", definitions.METHOD, definitions.run, 5),
     Benchmark("up", "From nothing to a served page", up.METHOD, up.run, 2, by_default=False),

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 
-from market_pipelines import redaction
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.market.stretches import Range
@@ -16,42 +15,15 @@ from market_pipelines.pipeline.backfill import Left, backfill_bars, by_symbol, l
 from market_pipelines.pipeline.estimate import estimate_ranges
 from market_pipelines.pipeline.refresh import instruments_of
 from market_pipelines.pipeline.results import RefreshReport, SymbolResult
-from market_pipelines.settings import Settings
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.holes import read_holes
-from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.faults.house import House, opened_house, untrue_rows
+
+pytestmark = pytest.mark.usefixtures("settings_of_this_machine_are_out_of_sight")
 
 THREE_YEARS = date(2022, 1, 3), date(2024, 12, 31)
 MIDDLE_YEAR = date(2023, 1, 3), date(2023, 12, 29)
 EVERYBODY = ("yahoo", "alpha_vantage", "polygon", "stooq")
-
-
-@pytest.fixture(autouse=True)
-def settings_of_this_machine_are_out_of_sight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in Settings.model_fields:
-        monkeypatch.delenv(variable.upper(), raising=False)
-    monkeypatch.setattr(redaction, "_known", ())
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator() as running:
-        yield running
-
-
-@pytest.fixture
-def url(postgres_server: PostgresServer) -> Iterator[str]:
-    made = postgres_server.create()
-    yield made
-    postgres_server.drop(made)
-
-
-@pytest.fixture
-def house(url: str, simulator: Simulator, tmp_path: Path) -> Iterator[House]:
-    with opened_house(tmp_path / "home", url, simulator) as opened:
-        yield opened
 
 
 def instruments(house: House, *symbols: str) -> tuple[Instrument, ...]:

@@ -124,12 +124,6 @@ def nothing_of_a_command_stays_behind(monkeypatch: pytest.MonkeyPatch, tmp_path:
     structlog.reset_defaults()
 
 
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator() as running:
-        yield running
-
-
 @pytest.fixture
 def desk(postgres_server: PostgresServer, simulator: Simulator, tmp_path: Path) -> Iterator[Desk]:
     simulator.faults.clear()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
@@ -12,16 +11,15 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from market_pipelines import redaction
 from market_pipelines.cli.main import app
 from market_pipelines.market.definition import CrossCheckPlan, MarketDefinition
 from market_pipelines.pipeline.cross_check import CrossCheck, agreement, cross_check, plan
-from market_pipelines.settings import Settings
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.disagreements import read_disagreements
 from market_pipelines.store.ledger import recent_jobs
-from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.faults.house import House, opened_house, untrue_rows
+
+pytestmark = pytest.mark.usefixtures("settings_of_this_machine_are_out_of_sight")
 
 DAY = date(2025, 6, 12)
 BEFORE = date(2025, 6, 11)
@@ -32,33 +30,6 @@ KEYED: dict[str, Any] = {
     "alpha_vantage_rate_limit_second": 0,
     "alpha_vantage_rate_limit": 10_000,
 }
-
-
-@pytest.fixture(autouse=True)
-def settings_of_this_machine_are_out_of_sight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in Settings.model_fields:
-        monkeypatch.delenv(variable.upper(), raising=False)
-    monkeypatch.setattr(redaction, "_known", ())
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator() as running:
-        yield running
-
-
-@pytest.fixture
-def url(postgres_server: PostgresServer) -> Iterator[str]:
-    made = postgres_server.create()
-    yield made
-    postgres_server.drop(made)
-
-
-@pytest.fixture
-def house(url: str, simulator: Simulator, tmp_path: Path) -> Iterator[House]:
-    with opened_house(tmp_path / "home", url, simulator) as opened:
-        yield opened
 
 
 def small(house: House, **cross: Any) -> MarketDefinition:

@@ -6,14 +6,13 @@ import gzip
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from market_pipelines import redaction
 from market_pipelines.market.records import TickKind
 from market_pipelines.pipeline import importing
 from market_pipelines.pipeline.importing import (
@@ -24,10 +23,9 @@ from market_pipelines.pipeline.importing import (
 )
 from market_pipelines.pipeline.reading import stored_intraday
 from market_pipelines.pipeline.ticks import read_ticks
-from market_pipelines.settings import Settings
-from market_pipelines.simulator.server import Simulator
-from market_pipelines_tests.conftest import PostgresServer
-from market_pipelines_tests.faults.house import House, opened_house
+from market_pipelines_tests.faults.house import House
+
+pytestmark = pytest.mark.usefixtures("settings_of_this_machine_are_out_of_sight")
 
 NEW_YORK = ZoneInfo("America/New_York")
 WEDNESDAY = date(2025, 6, 11)
@@ -39,28 +37,6 @@ TRADES_HEADER = (
 )
 FLAT_MEMORY = 160
 """Megabytes by which reading a file may grow a process, however large the file is."""
-
-
-@pytest.fixture(autouse=True)
-def settings_of_this_machine_are_out_of_sight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in Settings.model_fields:
-        monkeypatch.delenv(variable.upper(), raising=False)
-    monkeypatch.setattr(redaction, "_known", ())
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator() as running:
-        yield running
-
-
-@pytest.fixture
-def house(postgres_server: PostgresServer, simulator: Simulator, tmp_path: Path) -> Iterator[House]:
-    url = postgres_server.create()
-    with opened_house(tmp_path / "home", url, simulator) as opened:
-        yield opened
-    postgres_server.drop(url)
 
 
 def nanoseconds(hour: int = 0, minute: int = 0) -> int:

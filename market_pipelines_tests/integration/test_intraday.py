@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from market_pipelines import redaction
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.pipeline.backfill import backfill_bars, incomplete
 from market_pipelines.pipeline.estimate import estimate
@@ -18,42 +16,15 @@ from market_pipelines.pipeline.intraday import refresh_intraday, settle_intraday
 from market_pipelines.pipeline.reading import stored_intraday
 from market_pipelines.pipeline.refresh import instruments_of
 from market_pipelines.pipeline.results import RefreshReport
-from market_pipelines.settings import Settings
 from market_pipelines.simulator.minutes import grouped, minutes_of
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.coverage import read_coverage
 from market_pipelines.store.quarantine import read_quarantine
-from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.faults.house import House, opened_house
 
+pytestmark = pytest.mark.usefixtures("settings_of_this_machine_are_out_of_sight")
+
 WEEK = date(2025, 6, 9), date(2025, 6, 12)
-
-
-@pytest.fixture(autouse=True)
-def settings_of_this_machine_are_out_of_sight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in Settings.model_fields:
-        monkeypatch.delenv(variable.upper(), raising=False)
-    monkeypatch.setattr(redaction, "_known", ())
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator() as running:
-        yield running
-
-
-@pytest.fixture
-def url(postgres_server: PostgresServer) -> Iterator[str]:
-    made = postgres_server.create()
-    yield made
-    postgres_server.drop(made)
-
-
-@pytest.fixture
-def house(url: str, simulator: Simulator, tmp_path: Path) -> Iterator[House]:
-    with opened_house(tmp_path / "home", url, simulator) as opened:
-        yield opened
 
 
 def refresh(

@@ -210,6 +210,7 @@ def test_no_token_of_the_receiver_is_written_anywhere(
     watch: Watch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
+    caplog.set_level("DEBUG", logger="urllib3")
     watch.hook.status = 500
     watch.run("nightly", "nightly")
     watch.later()

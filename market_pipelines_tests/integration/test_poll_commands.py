@@ -90,12 +90,6 @@ class Desk:
         return self.simulator.requests.count("yahoo", symbol) > 0
 
 
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator() as running:
-        yield running
-
-
 @pytest.fixture
 def desk(postgres_server: PostgresServer, simulator: Simulator, tmp_path: Path) -> Iterator[Desk]:
     simulator.faults.clear()

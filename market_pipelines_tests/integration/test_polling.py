@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import stamina
 
-from market_pipelines import redaction
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.market.polling import Pace, Strategy
 from market_pipelines.pipeline import polling
@@ -29,11 +28,12 @@ from market_pipelines.pipeline.polling import (
 )
 from market_pipelines.pipeline.reading import BadQuestion, stored_intraday
 from market_pipelines.pipeline.stopping import Stop
-from market_pipelines.settings import Settings
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.database import DatabaseUnavailable
 from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.faults.house import House, StoppedClock, opened_house
+
+pytestmark = pytest.mark.usefixtures("settings_of_this_machine_are_out_of_sight")
 
 FRIDAY = date(2025, 6, 13)
 NOON = datetime(2025, 6, 13, 16, 0, tzinfo=UTC)
@@ -59,24 +59,10 @@ class Waiting(Stop):
 
 
 @pytest.fixture(autouse=True)
-def settings_of_this_machine_are_out_of_sight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in Settings.model_fields:
-        monkeypatch.delenv(variable.upper(), raising=False)
-    monkeypatch.setattr(redaction, "_known", ())
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(autouse=True)
 def questions_are_repeated_without_a_pause() -> Iterator[None]:
     stamina.set_testing(True, attempts=3, cap=True)
     yield
     stamina.set_testing(False)
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator() as running:
-        yield running
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 import market_pipelines
-from market_pipelines import redaction
 from market_pipelines.market.jobs import JobRefused
 from market_pipelines.pipeline.jobs import UnknownJob, note_requested
 from market_pipelines.pipeline.polling import CycleReport
@@ -25,11 +24,12 @@ from market_pipelines.pipeline.polling_api import (
 )
 from market_pipelines.pipeline.reading import BadQuestion
 from market_pipelines.pipeline.stopping import Stop, heeding_signals
-from market_pipelines.settings import Settings
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.jobs import JobExists
 from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.faults.house import House, opened_house
+
+pytestmark = pytest.mark.usefixtures("settings_of_this_machine_are_out_of_sight")
 
 NOON = datetime(2025, 6, 13, 16, 0, tzinfo=UTC)
 PROMISED = {
@@ -43,20 +43,6 @@ PROMISED = {
     "success_rate",
 }
 SOON = 20.0
-
-
-@pytest.fixture(autouse=True)
-def settings_of_this_machine_are_out_of_sight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in Settings.model_fields:
-        monkeypatch.delenv(variable.upper(), raising=False)
-    monkeypatch.setattr(redaction, "_known", ())
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator() as running:
-        yield running
 
 
 @pytest.fixture

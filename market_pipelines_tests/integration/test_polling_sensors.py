@@ -13,7 +13,6 @@ import dagster as dg
 import pytest
 import time_machine
 
-from market_pipelines import redaction
 from market_pipelines.definitions import defs
 from market_pipelines.market.polling import Strategy
 from market_pipelines.orchestration.cron import LANE_TAG
@@ -25,31 +24,19 @@ from market_pipelines.pipeline.markets import read_markets
 from market_pipelines.pipeline.platform import Platform, open_platform
 from market_pipelines.pipeline.polling import poll_cycle, poll_of
 from market_pipelines.pipeline.stopping import Stop
-from market_pipelines.settings import Settings, read_settings
+from market_pipelines.settings import read_settings
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.ledger import JobStatus
 from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.faults.house import House, opened_house
 from market_pipelines_tests.integration.daemon_days import Daemon, daemon_of, instance_on
 
+pytestmark = pytest.mark.usefixtures("settings_of_this_machine_are_out_of_sight")
+
 NOON = datetime(2025, 6, 13, 16, 0, tzinfo=UTC)
 SATURDAY = datetime(2025, 6, 14, 16, 0, tzinfo=UTC)
 MARKETS = read_markets()
 JOBS = {name: poll_job(market) for name, market in MARKETS.items()}
-
-
-@pytest.fixture(autouse=True)
-def settings_of_this_machine_are_out_of_sight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in Settings.model_fields:
-        monkeypatch.delenv(variable.upper(), raising=False)
-    monkeypatch.setattr(redaction, "_known", ())
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator() as running:
-        yield running
 
 
 @pytest.fixture

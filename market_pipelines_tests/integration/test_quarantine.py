@@ -3,55 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from market_pipelines import redaction
 from market_pipelines.cli.main import app
 from market_pipelines.pipeline.corrections import settle_correction
 from market_pipelines.pipeline.intraday import refresh_intraday
 from market_pipelines.pipeline.quarantine import Ruling, drop, release, reopen
 from market_pipelines.pipeline.refresh import instruments_of
-from market_pipelines.settings import Settings
-from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.audit import audit_entries
 from market_pipelines.store.corrections import held
 from market_pipelines.store.quarantine import open_rows, quarantine_rows, read_quarantine
 from market_pipelines.store.read_bars import read_provider_bars
-from market_pipelines_tests.conftest import PostgresServer
-from market_pipelines_tests.faults.house import House, opened_house
+from market_pipelines_tests.faults.house import House
+
+pytestmark = pytest.mark.usefixtures("settings_of_this_machine_are_out_of_sight")
 
 WEEK = date(2025, 6, 9), date(2025, 6, 12)
 DAY = date(2025, 6, 11)
-
-
-@pytest.fixture(autouse=True)
-def settings_of_this_machine_are_out_of_sight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in Settings.model_fields:
-        monkeypatch.delenv(variable.upper(), raising=False)
-    monkeypatch.setattr(redaction, "_known", ())
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator() as running:
-        yield running
-
-
-@pytest.fixture
-def house(postgres_server: PostgresServer, simulator: Simulator, tmp_path: Path) -> Iterator[House]:
-    url = postgres_server.create()
-    with opened_house(tmp_path / "home", url, simulator) as opened:
-        yield opened
-    postgres_server.drop(url)
 
 
 def open_ids(house: House) -> list[int]:

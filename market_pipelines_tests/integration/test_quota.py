@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,13 +37,6 @@ def settings_of_this_machine_are_out_of_sight(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.chdir(tmp_path)
     for variable in Settings.model_fields:
         monkeypatch.delenv(variable.upper(), raising=False)
-
-
-@pytest.fixture
-def url(postgres_server: PostgresServer) -> Iterator[str]:
-    made = postgres_server.create()
-    yield made
-    postgres_server.drop(made)
 
 
 class Desk:

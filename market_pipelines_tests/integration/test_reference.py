@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from market_pipelines import redaction
 from market_pipelines.market.actions import ActionKind, Basis, CorporateAction
 from market_pipelines.market.claims import Problem
 from market_pipelines.market.definition import MarketDefinition
@@ -49,8 +47,6 @@ from market_pipelines.providers.protocol import (
     DailyQuery,
     Parsed,
 )
-from market_pipelines.settings import Settings
-from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.claims import read_flags
 from market_pipelines.store.listings import read_bearers
 from market_pipelines.store.options import read_options
@@ -58,8 +54,9 @@ from market_pipelines.store.profiles import read_profiles
 from market_pipelines.store.quotes import read_quotes
 from market_pipelines.store.reference import read_actions, read_index_members
 from market_pipelines.store.venues import read_holidays
-from market_pipelines_tests.conftest import PostgresServer
-from market_pipelines_tests.faults.house import THURSDAY_EVENING, House, opened_house
+from market_pipelines_tests.faults.house import THURSDAY_EVENING, House
+
+pytestmark = pytest.mark.usefixtures("settings_of_this_machine_are_out_of_sight")
 
 NOT_FOUND = Parsed(Outcome.UNKNOWN_SYMBOL, "never heard of it")
 NO_KEY = Parsed(Outcome.NOT_ENTITLED, "a premium plan is needed")
@@ -119,28 +116,6 @@ class Scripted:
 
     def parse_daily(self, answer: Answer, query: DailyQuery) -> Parsed:
         raise NotImplementedError
-
-
-@pytest.fixture(autouse=True)
-def settings_of_this_machine_are_out_of_sight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in Settings.model_fields:
-        monkeypatch.delenv(variable.upper(), raising=False)
-    monkeypatch.setattr(redaction, "_known", ())
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator() as running:
-        yield running
-
-
-@pytest.fixture
-def house(postgres_server: PostgresServer, simulator: Simulator, tmp_path: Path) -> Iterator[House]:
-    url = postgres_server.create()
-    with opened_house(tmp_path / "home", url, simulator) as opened:
-        yield opened
-    postgres_server.drop(url)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from market_pipelines import redaction
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.pipeline.backfill import incomplete
 from market_pipelines.pipeline.refresh import instruments_of
 from market_pipelines.pipeline.results import logged_job
-from market_pipelines.settings import Settings, SettingsError
+from market_pipelines.settings import SettingsError
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.ledger import JobStatus, recent_jobs, write_off_jobs
 from market_pipelines.store.read_bars import read_prices
-from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.faults.house import (
     CONTENTS,
     PRECISION,
@@ -33,37 +31,12 @@ from market_pipelines_tests.faults.house import (
     untrue_rows,
 )
 
+pytestmark = pytest.mark.usefixtures("settings_of_this_machine_are_out_of_sight")
+
 SPLIT = date(2020, 8, 31)
 AROUND_THE_SPLIT = date(2020, 8, 3), date(2020, 9, 30)
 SPRING = date(2025, 3, 3), date(2025, 6, 12)
 A_YEAR = date(2024, 1, 2), date(2024, 12, 31)
-
-
-@pytest.fixture(autouse=True)
-def settings_of_this_machine_are_out_of_sight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in Settings.model_fields:
-        monkeypatch.delenv(variable.upper(), raising=False)
-    monkeypatch.setattr(redaction, "_known", ())
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator() as running:
-        yield running
-
-
-@pytest.fixture
-def url(postgres_server: PostgresServer) -> Iterator[str]:
-    made = postgres_server.create()
-    yield made
-    postgres_server.drop(made)
-
-
-@pytest.fixture
-def house(url: str, simulator: Simulator, tmp_path: Path) -> Iterator[House]:
-    with opened_house(tmp_path / "home", url, simulator) as opened:
-        yield opened
 
 
 def count(house: House, table: str) -> int:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from market_pipelines import redaction
 from market_pipelines.market.definition import MarketDefinition, RepairPlan
 from market_pipelines.market.repair import WHOLE_MARKET, Cause
 from market_pipelines.pipeline.holes import NoSession, close_session, find_holes, reopen_session
@@ -18,11 +17,12 @@ from market_pipelines.pipeline.intraday import refresh_intraday
 from market_pipelines.pipeline.platform import Platform
 from market_pipelines.pipeline.refresh import refresh_daily
 from market_pipelines.pipeline.repair import RepairReport, repair
-from market_pipelines.settings import Settings
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.holes import StoredHole, hold_repairs, read_holes
 from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.faults.house import House, opened_house, untrue_rows
+
+pytestmark = pytest.mark.usefixtures("settings_of_this_machine_are_out_of_sight")
 
 HOUR = timedelta(hours=1)
 EVENING = datetime(2025, 6, 12, 23, 0, tzinfo=UTC)
@@ -30,20 +30,6 @@ EVENING = datetime(2025, 6, 12, 23, 0, tzinfo=UTC)
 MONTH = date(2025, 5, 14), date(2025, 6, 12)
 SHARES = ("AAPL", "MSFT", "NVDA", "AMZN", "KO", "JPM", "XOM", "WMT", "PG", "HD", "DIS", "IBM")
 EVERYBODY = ("yahoo", "alpha_vantage", "polygon", "stooq")
-
-
-@pytest.fixture(autouse=True)
-def settings_of_this_machine_are_out_of_sight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in Settings.model_fields:
-        monkeypatch.delenv(variable.upper(), raising=False)
-    monkeypatch.setattr(redaction, "_known", ())
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator() as running:
-        yield running
 
 
 @pytest.fixture

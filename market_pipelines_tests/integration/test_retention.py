@@ -12,14 +12,12 @@ from typing import Any
 
 import pytest
 
-from market_pipelines import redaction
 from market_pipelines.pipeline import retention
 from market_pipelines.pipeline.refresh import instruments_of
 from market_pipelines.pipeline.reparse import reparse
 from market_pipelines.pipeline.results import new_run_id
 from market_pipelines.pipeline.retention import Account, RetentionReport, apply_retention
 from market_pipelines.pipeline.settle import settle_daily
-from market_pipelines.settings import Settings
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.leftovers import FileStore
 from market_pipelines.store.retention import (
@@ -33,24 +31,12 @@ from market_pipelines.store.retention_policies import PROVIDER_BARS
 from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.faults.house import CONTENTS, REVISION_CONTENTS, House, contents, opened_house
 
+pytestmark = pytest.mark.usefixtures("settings_of_this_machine_are_out_of_sight")
+
 SPRING = date(2025, 3, 3), date(2025, 6, 12)
 SYMBOLS = ("AAPL", "KO")
 A_YEAR_LATER = datetime(2026, 6, 12, 21, tzinfo=UTC)
 AS_OF = ("2025-06-12T21:30:00Z", "2025-06-20T00:00:00Z", "2026-06-01T00:00:00Z")
-
-
-@pytest.fixture(autouse=True)
-def settings_of_this_machine_are_out_of_sight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in Settings.model_fields:
-        monkeypatch.delenv(variable.upper(), raising=False)
-    monkeypatch.setattr(redaction, "_known", ())
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
-    with Simulator() as running:
-        yield running
 
 
 @pytest.fixture

@@ -8,25 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from market_pipelines import redaction
 from market_pipelines.pipeline.suspicion import suspected_splits
-from market_pipelines.settings import Settings
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.reference import read_actions
 from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.faults.house import House, opened_house, untrue_rows
 
+pytestmark = pytest.mark.usefixtures("settings_of_this_machine_are_out_of_sight")
+
 SPLIT = date(2020, 8, 31)
 TWO_DAYS_LATER = datetime(2020, 9, 2, 22, 0, tzinfo=UTC)
 AROUND = date(2020, 7, 1), date(2020, 9, 2)
-
-
-@pytest.fixture(autouse=True)
-def settings_of_this_machine_are_out_of_sight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for variable in Settings.model_fields:
-        monkeypatch.delenv(variable.upper(), raising=False)
-    monkeypatch.setattr(redaction, "_known", ())
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
