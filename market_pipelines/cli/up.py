@@ -192,8 +192,18 @@ class _Platform:
         if there is not None:
             self.say(f"a simulator is running already at {there}")
             return there
-        # Fixed for as long as we run: after a restart it has to be found where it was.
         port = SIMULATOR_PORT if _is_free(SIMULATOR_PORT) else _any_free_port()
+        try:
+            return self._simulator_on(supervisor, port)
+        except ChildFailed:
+            if _is_free(port):
+                raise
+        # Somebody else took the port between our look and our start.
+        supervisor.stop_all(["simulator"])
+        return self._simulator_on(supervisor, _any_free_port())
+
+    def _simulator_on(self, supervisor: Supervisor, port: int) -> str:
+        # Fixed for as long as we run: after a restart it has to be found where it was.
         command = (sys.executable, "-m", "market_pipelines.cli", "simulate", "--port", str(port))
         supervisor.start(Program("simulator", command, stop_seconds=5))
         return supervisor.wait_for(lambda: running_simulator(self.settings), "the simulator", _SIMULATOR_SECONDS)

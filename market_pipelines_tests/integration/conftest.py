@@ -6,12 +6,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dagster._core.storage.defs_state.base import set_defs_state_storage
 
 from market_pipelines import redaction
 from market_pipelines.settings import Settings
 from market_pipelines.simulator.server import Simulator
 from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.faults.house import House, opened_house
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_instance_of_an_earlier_module() -> Iterator[None]:
+    """Dagster remembers the last instance beside the definitions that it loads, also when that is long closed."""
+    with set_defs_state_storage(None):
+        yield
 
 
 @pytest.fixture
