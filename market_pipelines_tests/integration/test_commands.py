@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -21,19 +20,18 @@ from typing import Any
 import pandas as pd
 import psycopg
 import pytest
-import structlog
 import zstandard
 from psycopg import sql
 from typer.testing import CliRunner
 
 import market_pipelines
-from market_pipelines import redaction
 from market_pipelines.cli.main import app
 from market_pipelines.redaction import MASK
-from market_pipelines.settings import Settings
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.ledger import fetches, recent_jobs
 from market_pipelines_tests.conftest import PostgresServer, hearing_ctrl_c
+
+pytestmark = pytest.mark.usefixtures("nothing_of_a_command_stays_behind")
 
 YEAR = ("--from", "2024-01-02", "--to", "2024-12-31")
 SESSIONS_OF_2024 = 252
@@ -102,26 +100,6 @@ def until(ready: Callable[[], bool]) -> None:
     while not ready():
         assert time.monotonic() < deadline, "not ready in time"
         threading.Event().wait(0.02)
-
-
-@pytest.fixture(autouse=True)
-def nothing_of_a_command_stays_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Commands run in this process set up logs and hooks; the tests after them get their own back."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    hooks = sys.excepthook, threading.excepthook
-    root.handlers = []
-    monkeypatch.setattr(redaction, "_known", ())
-    monkeypatch.chdir(tmp_path)
-    for variable in Settings.model_fields:
-        monkeypatch.delenv(variable.upper(), raising=False)
-    yield
-    for handler in root.handlers:
-        handler.close()
-    root.handlers, root.level = handlers, level
-    sys.excepthook, threading.excepthook = hooks
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 @pytest.fixture

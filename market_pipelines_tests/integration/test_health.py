@@ -186,3 +186,23 @@ def test_runs_that_write_the_same_tables_wait_for_each_other(source: str, tmp_pa
         counted = TagConcurrencyLimitsCounter(limits.tag_concurrency_limits, [going])
         assert counted.is_blocked(same)
         assert not counted.is_blocked(other)
+
+
+def test_a_provider_that_may_be_tried_again_has_not_recovered(
+    simulator: Simulator, instance: dg.DagsterInstance, fresh_database: Database
+) -> None:
+    with time_machine.travel(EVENING, tick=True):
+        filled(simulator)
+        with open_platform(read_settings()) as platform:
+            for _ in range(OPENS_AFTER):
+                learn(platform, "yahoo", Outcome.UNAVAILABLE, "HTTP 503")
+        with fresh_database.connection() as connection:
+            waiting = connection.execute(
+                "UPDATE market.provider_health SET next_try = opened_at WHERE opened_at NOTNULL"
+            )
+            assert waiting.rowcount == 1
+        result = looked(instance)
+    assert not result.success
+    said = parts(result)[Part.PROVIDERS.value].description or ""
+    assert "yahoo: tried with the next request, after 5 failures in a row: HTTP 503" in said
+    assert "chain of us: 0 of 1 answer: none" in said

@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import gzip
-import logging
-import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
-import structlog
 
-from market_pipelines import redaction
-from market_pipelines.settings import Settings
 from market_pipelines.simulator.server import Simulator
 from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.integration.test_commands import Desk
 
-
-@pytest.fixture(autouse=True)
-def nothing_of_a_command_stays_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    hooks = sys.excepthook, threading.excepthook
-    root.handlers = []
-    monkeypatch.setattr(redaction, "_known", ())
-    monkeypatch.chdir(tmp_path)
-    for variable in Settings.model_fields:
-        monkeypatch.delenv(variable.upper(), raising=False)
-    yield
-    for handler in root.handlers:
-        handler.close()
-    root.handlers, root.level = handlers, level
-    sys.excepthook, threading.excepthook = hooks
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
+pytestmark = pytest.mark.usefixtures("nothing_of_a_command_stays_behind")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from datetime import UTC, date, datetime, timedelta
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -14,6 +15,8 @@ from market_pipelines.market.quality import (
     freshness,
     provider_outage,
 )
+from market_pipelines.market.quality.coverage import unusual
+from market_pipelines.market.quality.limits import OWN
 from market_pipelines.market.sessions import trading_calendar
 
 FRIDAY_CLOSE = datetime(2026, 11, 20, 21, tzinfo=UTC)
@@ -174,3 +177,16 @@ def test_a_provider_that_failed_for_every_symbol_is_named() -> None:
     assert found.offending["missing"].tolist() == [2]
     assert found.severity is Severity.WARN, "other providers filled in"
     assert found.detail == "0 of 5 sessions lack much of the universe; yahoo failed for all of 2 symbols"
+
+
+def test_the_first_rows_after_empty_sessions_are_a_beginning_and_no_anomaly() -> None:
+    rows = np.array([0] * 10 + [50, 50])
+    far, judged = unusual(rows, np.full(12, 50), np.ones(12, dtype=bool), OWN)
+    assert far.empty
+    assert judged > 0
+
+
+def test_half_of_the_usual_rows_are_an_anomaly() -> None:
+    rows = np.array([50] * 11 + [25])
+    far, _ = unusual(rows, np.full(12, 50), np.ones(12, dtype=bool), OWN)
+    assert far["at"].tolist() == [11]
