@@ -66,6 +66,13 @@ class SimulatorUse(_Choice):
     OFF = "off"
 
 
+class StreamHost(_Choice):
+    """Who runs the live service."""
+
+    PROCESS = "process"
+    DAGSTER = "dagster"
+
+
 def _web_address(value: str) -> str:
     address = urlsplit(value)
     if address.scheme not in {"http", "https"} or not address.hostname:
@@ -73,6 +80,29 @@ def _web_address(value: str) -> str:
     if address.query or address.fragment or "@" in address.netloc:
         raise ValueError("a base address carries no user, no password and no parameters")
     return value.rstrip("/")
+
+
+def _address_of(*schemes: str) -> AfterValidator:
+    def check(value: str) -> str:
+        address = urlsplit(value)
+        if address.scheme not in schemes or not address.hostname:
+            raise ValueError(f"it does not begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return value.rstrip("/")
+
+    return AfterValidator(check)
+
+
+def _redis_address(value: SecretStr) -> SecretStr:
+    if urlsplit(value.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError("it is not the address of a Redis server")
+    return value
+
+
+def _host_and_port(value: str) -> str:
+    host, _, port = value.rpartition(":")
+    if not host or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise ValueError("it is not a host and a port")
+    return value
 
 
 def _postgresql_address(value: SecretStr) -> SecretStr:
@@ -111,6 +141,9 @@ def _addresses_that_apprise_knows(value: SecretStr) -> SecretStr:
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
+SocketAddress = Annotated[str, _address_of("ws", "wss")]
+RedisAddress = Annotated[SecretStr, AfterValidator(_redis_address)]
+HostAndPort = Annotated[str, AfterValidator(_host_and_port)]
 DatabaseAddress = Annotated[SecretStr, AfterValidator(_postgresql_address)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 NotificationAddresses = Annotated[SecretStr, AfterValidator(_addresses_that_apprise_knows)]
@@ -118,6 +151,8 @@ Minutes = Annotated[int, Field(ge=0)]
 Days = Annotated[int, Field(ge=0)]
 """0 means for ever."""
 Gigabytes = Annotated[int, Field(ge=0)]
+"""0 means without limit."""
+AtMost = Annotated[int, Field(ge=0)]
 """0 means without limit."""
 PerMinute = Annotated[int, Field(ge=1)]
 PerSecond = Annotated[int, Field(ge=0)]
@@ -174,6 +209,8 @@ class Settings(BaseSettings):
     polygon_base_url: WebAddress | None = None
     iex_cloud_base_url: WebAddress | None = None
     stooq_base_url: WebAddress | None = None
+    polygon_ws_url: SocketAddress | None = None
+    yahoo_ws_url: SocketAddress | None = None
 
     alpha_vantage_rate_limit: PerMinute = 60
     alpha_vantage_rate_limit_second: PerSecond = 1
@@ -217,6 +254,25 @@ class Settings(BaseSettings):
     retention_incidents_days: Days = 365
     retention_dagster_events_days: Days = 30
     retention_dagster_ticks_days: Days = 7
+
+    stream_hosted_by: StreamHost = StreamHost.PROCESS
+    stream_journal_gb: AtLeastOne = 10
+    stream_journal_hours: AtLeastOne = 48
+    stream_reconnect_attempts: AtMost = 0
+    stream_ticks_in_database: bool = False
+    stream_metrics_port: Port | None = None
+
+    redis_url: RedisAddress | None = None
+    questdb_host: str | None = None
+    questdb_port: Port = 8812
+    questdb_ilp_port: Port = 9000
+    questdb_user: str = "admin"
+    questdb_password: SecretStr = SecretStr("quest")
+    questdb_tls: bool = False
+    pocketbase_url: WebAddress | None = None
+    pocketbase_email: str | None = None
+    pocketbase_password: SecretStr | None = None
+    db_server: HostAndPort | None = None
 
     log_level: LogLevel = LogLevel.INFO
     log_format: LogFormat = LogFormat.CONSOLE
@@ -294,10 +350,14 @@ class Settings(BaseSettings):
 
     def secrets(self) -> tuple[str, ...]:
         """Everything that must never be seen: keys, passwords, and the password inside a database address."""
-        values = [self.postgres_password, *self._provider_keys]
+        values = [self.postgres_password, self.pocketbase_password, *self._provider_keys]
+        if self.questdb_password.get_secret_value() != _EVERYBODY_KNOWS:
+            values.append(self.questdb_password)
         texts = [value.get_secret_value() for value in values if value is not None]
         if self.database_url is not None:
             texts.append(_password_of(self.database_url.get_secret_value()))
+        if self.redis_url is not None:
+            texts.append(_password_of(self.redis_url.get_secret_value()))
         if self.notify_urls is not None:
             texts += _secret_parts(self.notify_urls.get_secret_value())
         return tuple(text for text in texts if text)
@@ -337,6 +397,8 @@ def _secret_parts(addresses: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+_EVERYBODY_KNOWS = "quest"
+"""QuestDB's password out of the box: hiding it would hide every table's and host's name that has it in it."""
 _SHORTEST_TOKEN = 8
 _NO_TOKEN = re.compile(r"[a-z]{1,13}|(?i:[a-z0-9-]+(\.[a-z0-9-]+)+)")
 """A word that a person would choose, or a host."""
@@ -361,6 +423,20 @@ def _as_written(value: object) -> object:
     return ",".join(str(part) for part in value) if isinstance(value, tuple | list) else value
 
 
+_WEB = "an address that begins with http:// or https://, for example http://127.0.0.1:8099"
+_IN_WORDS = {
+    "database_url": "a PostgreSQL address, for example postgresql://me@localhost:5432/market_pipelines",
+    "notify_urls": "addresses as Apprise spells them, with spaces between, for example json://127.0.0.1:8080/alarm",
+    "redis_url": "an address that begins with redis:// or rediss://, for example redis://127.0.0.1:6379/0",
+    "_ws_url": "an address that begins with ws:// or wss://, for example ws://127.0.0.1:8099/polygon",
+    "_base_url": _WEB,
+    "dagster_url": _WEB,
+    "pocketbase_url": _WEB,
+    "db_server": "a host and a port, for example localhost:9100",
+}
+"""By the ending of a setting's name."""
+
+
 def _accepted(name: str) -> str:
     """What a field takes, in words for the person who sets it."""
     field = Settings.model_fields[name]
@@ -371,12 +447,11 @@ def _accepted(name: str) -> str:
         low = next(limit.ge for limit in field.metadata if isinstance(limit, Ge))
         high = next((limit.le for limit in field.metadata if isinstance(limit, Le)), None)
         return f"a whole number from {low} to {high}" if high else f"a whole number, {low} or more"
-    if name == "database_url":
-        return "a PostgreSQL address, for example postgresql://me@localhost:5432/market_pipelines"
-    if name == "notify_urls":
-        return "addresses as Apprise spells them, with spaces between, for example json://127.0.0.1:8080/alarm"
-    if name.endswith("_base_url") or name == "dagster_url":
-        return "an address that begins with http:// or https://, for example http://127.0.0.1:8099"
+    if kind is bool:
+        return "true or false"
+    for ending, words in _IN_WORDS.items():
+        if name.endswith(ending):
+            return words
     return "a text of at least one character"
 
 

@@ -18,6 +18,10 @@ class Right(StrEnum):
 class TickKind(StrEnum):
     TRADES = "trades"
     QUOTES = "quotes"
+    AGGREGATES = "aggregates"
+    """Seconds and minutes as a stream tells them."""
+    SNAPSHOTS = "snapshots"
+    """What a polled or pushed quote said of a symbol: its last price and its day so far."""
 
 
 @dataclass(frozen=True, slots=True)
