@@ -9,10 +9,12 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Market": "market_pipelines.orchestration.market_component",
     "bars": "market_pipelines.pipeline.reading",
+    "ticks": "market_pipelines.pipeline.ticks",
     "DataStreamingService": "market_pipelines.pipeline.polling_api",
     "MarketScheduler": "market_pipelines.pipeline.polling_api",
     "PollingConfig": "market_pipelines.pipeline.polling_api",
     "PollingManager": "market_pipelines.pipeline.polling_api",
+    "event_bus": "market_pipelines.streaming.bus",
 }
 
 

@@ -24,6 +24,14 @@ from market_pipelines.store import schema
 from market_pipelines.store.database import Database
 from market_pipelines.store.embedded import EmbeddedServer
 from market_pipelines.store.urls import libpq_url
+from market_pipelines_tests.servers import (  # noqa: F401  (fixtures for all)
+    pocketbase_server,
+    questdb_server,
+    redis_server,
+    running_pocketbase,
+    running_questdb,
+    running_redis,
+)
 
 LONGEST = ("test_month", "test_ci_page", "test_up", "test_dagster_pages", "test_benchmarks", "test_poll_commands")
 """Begun first, so that no worker is left alone with one of them at the end."""

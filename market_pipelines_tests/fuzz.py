@@ -1,8 +1,9 @@
 """Damaged answers by the million: `make fuzz`, or `python -m market_pipelines_tests.fuzz --inputs 1000000`.
 
 Every reader of every provider is fed good answers of the simulator that were cut, spliced, flipped and patched, and
-plain noise. Whatever comes in, a typed outcome has to come out, and rows only where they are sound. The first answer
-that breaks this is written to a file, and the run ends with an error. A seed gives the same inputs again.
+plain noise. Whatever comes in, a typed outcome has to come out, and rows only where they are sound. Frames of the live
+feeds are damaged likewise, between sound ones that have to survive. The first answer that breaks this is written to a
+file, and the run ends with an error. A seed gives the same inputs again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,12 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from market_pipelines.market.records import TickKind
+from market_pipelines.providers.polygon.frames import read_frames
 from market_pipelines.providers.protocol import Capability, abilities_of
+from market_pipelines.providers.yahoo import streamer
 from market_pipelines.testing import Good
 from market_pipelines.testing.abilities import assert_sound
 from market_pipelines_tests.contract.providers.test_abilities_contract import built, examples
@@ -36,6 +42,19 @@ WORDS = (
     b'"', b",", b":", b"\x00", b"\xff\xfe", b"\r\n", b"\xef\xbb\xbf", b"<html>", b"N/D", b"2099-99-99", b"9" * 40,
     b'{"Information":"premium"}', b'"Note":', b"true", b"[[[[[[[[", b"\xf0\x9f\x92\xb0", b"None", b"-", b";", b"1.5",
 )  # fmt: skip
+FRAMES_EVERY = 8
+"""Of so many inputs one is a frame of a live feed."""
+SOUND = (
+    b'[{"ev":"T","sym":"AAPL","i":"50","x":10,"p":161.87,"s":300,"c":[14,41],"t":1795271400123,"q":40094,"z":3},'
+    b'{"ev":"Q","sym":"MSFT","bx":4,"bp":114.125,"bs":100,"ax":7,"ap":114.128,"as":160,"c":0,"t":1795271400123,"q":5}]',
+    b'[{"ev":"AM","sym":"GTE","v":4110,"dv":"4110.5","o":0.4488,"c":0.4486,"h":0.4489,"l":0.4486,"s":1795271340000,'
+    b'"e":1795271400000},{"ev":"LULD","T":"MSFT","h":218.96,"l":198.11,"t":1795271400123456,"q":290317}]',
+    b'[{"ev":"status","status":"connected","message":"Connected Successfully"}]',
+)
+PUSHED = (
+    b'{"type":"pricing","message":"CgdCVEMtVVNEFYoMuUcYwLCVgIplIgNVU0QqA0NDQzApOAFFPWrEP0iAgOrxvANVx/25R12csrRHZYD8skR9/7i0'
+    b'R7ABgIDq8bwD2AEE4AGAgOrxvAPoAYCA6vG8A/IBA0JUQ4ECAAAAwPrjckGJAgAA2P5ZT3tC"}'
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +105,32 @@ def seeds() -> Iterator[tuple[str, Capability, Good]]:
             yield name, capability, good
 
 
+def frames_hold(chance: random.Random) -> tuple[str, bytes, str]:
+    """The feed, the damaged frame and what went wrong, if something did."""
+    if chance.random() < 0.2:
+        feed, body = "yahoo", damaged(PUSHED, chance)
+        bodies = [PUSHED, body, PUSHED]
+    else:
+        feed, body = "polygon", damaged(chance.choice(SOUND), chance)
+        bodies = [SOUND[0], body, SOUND[0]]
+    received, positions = np.full(3, 1_795_271_400_123_000_000), np.arange(1, 4)
+    try:
+        if feed == "yahoo":
+            pushed = streamer.read_frames(bodies, received, positions, feed=feed)
+            ends, unread = pushed.snapshots["symbol"].to_pylist(), {one.position for one in pushed.unread}
+            survived = ends[0] == ends[-1] == "BTC-USD"
+        else:
+            frames = read_frames(bodies, received, positions, feed=feed)
+            unread = {one.position for one in frames.unread}
+            survived = all(
+                (symbols := frames.tables[kind]["symbol"].to_pylist())[0] == symbols[-1] == symbol and len(symbols) >= 2
+                for kind, symbol in ((TickKind.TRADES, "AAPL"), (TickKind.QUOTES, "MSFT"))
+            )
+    except Exception:  # noqa: BLE001 (any exception at all is what this looks for)
+        return feed, body, traceback.format_exc()
+    return feed, body, "" if survived and unread <= {2} else f"a sound frame suffered; unread are {sorted(unread)}"
+
+
 def work(
     lot: tuple[int, int, list[tuple[str, Capability, Good]]],
 ) -> tuple[Counter[tuple[str, str, str]], Broken | None]:
@@ -97,6 +142,12 @@ def work(
     readers = {name: abilities_of(built(name, "http://127.0.0.1:9")) for name in PROVIDERS}
     bodies = [(shortened(good.answer.body), good.answer.body) for _, _, good in goods]
     for number in range(inputs):
+        if number % FRAMES_EVERY == 0:
+            feed, frame, why = frames_hold(chance)
+            if why:
+                return counted, Broken(feed, "frames", seed, 0, frame, why)
+            counted[feed, "frames", "read"] += 1
+            continue
         place = (number + seed) % len(goods)
         name, capability, good = goods[place]
         short, whole = bodies[place]

@@ -17,6 +17,9 @@ import psycopg
 import yaml
 from psycopg import sql
 
+from market_pipelines.pipeline.markets import read_markets
+from market_pipelines.settings import Settings, StreamHost
+
 STORAGE_VARIABLE = "MARKET_PIPELINES_DAGSTER_STORAGE"
 """Carries the address of Dagster's storage to its processes: in a file it would be a password at rest."""
 
@@ -26,6 +29,9 @@ halves the time of a run over a range of partitions."""
 
 ONE_A_LANE = {"key": "market_pipelines/lane", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
 """Runs of one lane write the same tables; a second one waits in the queue until the first has ended."""
+
+ONE_STREAM = {"key": "market_pipelines/stream", "value": {"applyLimitPerUniqueValue": True}, "limit": 1}
+"""Runs that host a market's live stream, a whole session long: in no lane, and in places of their own."""
 
 TICK_DAYS = 7
 """After which the ticks of schedules and sensors go, where the settings do not say."""
@@ -56,12 +62,14 @@ def storage_database(*, simulated: bool) -> str:
     return "dagster_simulated" if simulated else "dagster"
 
 
-def write_dagster_home(home: Path, cores: int | None = None, tick_days: int = TICK_DAYS) -> DagsterHome:
+def write_dagster_home(
+    home: Path, cores: int | None = None, tick_days: int = TICK_DAYS, streams: int = 0
+) -> DagsterHome:
     folder = home / "dagster"
     folder.mkdir(parents=True, exist_ok=True)
     written = DagsterHome(folder, _socket(home))
     (folder / "dagster.yaml").write_text(
-        yaml.safe_dump(instance(cores or os.cpu_count() or 1, tick_days)), encoding="utf-8"
+        yaml.safe_dump(instance(cores or os.cpu_count() or 1, tick_days, streams)), encoding="utf-8"
     )
     workspace = {
         "load_from": [{"grpc_server": {"socket": str(written.socket), "location_name": LOCATION}}],
@@ -70,9 +78,18 @@ def write_dagster_home(home: Path, cores: int | None = None, tick_days: int = TI
     return written
 
 
-def instance(cores: int, tick_days: int = TICK_DAYS) -> dict[str, Any]:
-    """The content of dagster.yaml. Two runs per core are too many: pulling waits, but writing does not."""
+def hosted_streams(settings: Settings) -> int:
+    """How many live streams Dagster is to host."""
+    if settings.stream_hosted_by is not StreamHost.DAGSTER:
+        return 0
+    return sum(market.stream is not None for market in read_markets().values())
+
+
+def instance(cores: int, tick_days: int = TICK_DAYS, streams: int = 0) -> dict[str, Any]:
+    """The content of dagster.yaml. Two runs per core are too many: pulling waits, but writing does not. `streams`:
+    how many live streams runs may host beside them."""
     at_once = max(2, cores)
+    limits = [ONE_A_LANE, {"key": ONE_A_LANE["key"], "limit": at_once}, ONE_STREAM]
     return {
         "run_storage": _storage("market_pipelines.orchestration.storage", "PooledPostgresRunStorage"),
         "event_log_storage": _storage("market_pipelines.orchestration.storage", "PooledPostgresEventLogStorage"),
@@ -83,7 +100,7 @@ def instance(cores: int, tick_days: int = TICK_DAYS) -> dict[str, Any]:
             "class": "QueuedRunCoordinator",
             "config": {"dequeue_interval_seconds": 1},
         },
-        "concurrency": {"runs": {"max_concurrent_runs": at_once, "tag_concurrency_limits": [ONE_A_LANE]}},
+        "concurrency": {"runs": {"max_concurrent_runs": at_once + streams, "tag_concurrency_limits": limits}},
         "run_monitoring": {"enabled": True, "start_timeout_seconds": 120, "poll_interval_seconds": 30},
         # 0 would be read as "at once"; for ever is -1.
         "retention": {kind: {"purge_after_days": tick_days or -1} for kind in ("schedule", "sensor")},

@@ -20,6 +20,7 @@ from market_pipelines.cli.door import read_door_settings
 from market_pipelines.cli.output import emit_line, emit_table, say
 from market_pipelines.pipeline.simulated import announcement
 from market_pipelines.simulator.faults import FAULT_HELP
+from market_pipelines.simulator.load_server import LoadPlan, LoadServer
 from market_pipelines.simulator.server import DEFAULT_PORT, Simulator
 from market_pipelines.simulator.truth import DEFAULT_SEED
 
@@ -58,10 +59,32 @@ def simulate(
         bool, typer.Option("--attached", help="Say the address as JSON, and end when standard input does.")
     ] = False,
     list_faults: Annotated[bool, typer.Option("--list-faults", help="Show every fault there is, and end.")] = False,
+    load: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE|max",
+            help="Be a load generator instead: Polygon's socket with so many unique events a second.",
+            show_default=False,
+        ),
+    ] = None,
+    events_per_frame: Annotated[int, typer.Option(min=1, max=5000, help="Of the load.")] = 50,
+    symbols_in_load: Annotated[
+        int, typer.Option(min=1, max=20_000, help="Behind a subscription to everything; named symbols are served too.")
+    ] = 100,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.01, help="So long the load lasts, then it ends.", show_default=False)
+    ] = None,
+    events: Annotated[
+        int | None, typer.Option(min=1, help="So many events of load, then silence.", show_default=False)
+    ] = None,
 ) -> None:
     """Run an exchange in a box: the providers' own formats with invented prices, for as long as it is not stopped."""
     if list_faults:
         emit_table(("fault", "accepts", "meaning"), FAULT_HELP)
+        return
+    if load is not None:
+        plan = LoadPlan(a_rate(load), events_per_frame, symbols_in_load, events, seconds)
+        generate_load(plan, port, attached=attached)
         return
     settings = read_door_settings()
     simulator = Simulator(port, seed=seed, faults=fault or (), clock=clock, more=more)
@@ -88,6 +111,42 @@ def simulate(
             "by themselves, others by the lines above. Ctrl-C ends it."
         )
         done.wait()
+
+
+def a_rate(text: str) -> float | None:
+    try:
+        rate = None if text == "max" else float(text)
+    except ValueError:
+        rate = 0.0
+    if rate is not None and not 0 < rate < float("inf"):
+        raise typer.BadParameter(f"{text!r} is no rate; accepted are events a second, or max", param_hint="--load")
+    return rate
+
+
+def generate_load(plan: LoadPlan, port: int, *, attached: bool) -> None:
+    """The first line says where it is, the last one what was sent, both as JSON."""
+    done = threading.Event()
+
+    def finish(_number: int, _frame: FrameType | None) -> None:
+        done.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, finish)
+    with LoadServer(plan, port) as server:
+        sys.stdout.write(json.dumps({"url": server.url, "polygon_ws_url": server.socket_url}) + "\n")
+        sys.stdout.flush()
+        if attached:
+            threading.Thread(target=wait_for_the_end_of_input, args=(done,), daemon=True).start()
+        while not done.wait(0.05) and not (plan.seconds is not None and server.finished.is_set()):
+            pass
+        told = server.told()
+    sys.stdout.write(json.dumps(told) + "\n")
+    sys.stdout.flush()
+
+
+def wait_for_the_end_of_input(done: threading.Event) -> None:
+    sys.stdin.read()
+    done.set()
 
 
 @contextmanager

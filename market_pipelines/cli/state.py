@@ -13,6 +13,7 @@ from market_pipelines.cli.output import emit_json, emit_line, emit_table, say, s
 from market_pipelines.cli.quota import AS_USUAL, breaker_document, trouble
 from market_pipelines.cli.quota import register as register_quota
 from market_pipelines.cli.running import Running, running_platform
+from market_pipelines.cli.stream_status import sentence as stream_sentence
 from market_pipelines.market.bars import CONDITIONS
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.pipeline.markets import read_markets
@@ -22,6 +23,8 @@ from market_pipelines.pipeline.status import PlatformState, ProviderState, platf
 from market_pipelines.providers.protocol import Capability, DailyProvider, abilities_of
 from market_pipelines.providers.registry import build_providers, limits
 from market_pipelines.providers.symbols import EXCHANGE_ZONES
+from market_pipelines.streaming.status import StreamsState, streams_state
+from market_pipelines.streaming.status import document as streams_document
 
 provider_commands = typer.Typer(help="The providers.", no_args_is_help=True)
 
@@ -42,11 +45,11 @@ def status(as_json: Json = False) -> None:
     running = running_platform(settings.home)
     simulator = running_simulator(settings)
     with open_platform(settings, asks=False) as platform:
-        state = platform_state(platform)
+        state, streams = platform_state(platform), streams_state(platform)
     if as_json:
-        emit_json(_document(state, running, simulator))
+        emit_json(_document(state, streams, running, simulator))
     else:
-        _show(state, running, simulator)
+        _show(state, streams, running, simulator)
 
 
 @provider_commands.command("list")
@@ -123,7 +126,9 @@ def _covers(provider: DailyProvider, mic: str) -> bool:
     return provider.covers(Instrument("ANY", "", mic, ""))
 
 
-def _document(state: PlatformState, running: Running | None, simulator: str | None) -> dict[str, Any]:
+def _document(
+    state: PlatformState, streams: StreamsState, running: Running | None, simulator: str | None
+) -> dict[str, Any]:
     database = state.database
     return {
         "at": state.at,
@@ -187,13 +192,13 @@ def _document(state: PlatformState, running: Running | None, simulator: str | No
             for one in state.coverage
         ],
         "jobs": state.jobs,
-        "stream": {"running": False},
+        "stream": streams_document(streams),
         "up": {"running": running is not None, "addresses": dict(running.addresses) if running is not None else {}},
         "simulator": {"running": simulator is not None, "url": simulator},
     }
 
 
-def _show(state: PlatformState, running: Running | None, simulator: str | None) -> None:
+def _show(state: PlatformState, streams: StreamsState, running: Running | None, simulator: str | None) -> None:
     database = state.database
     kind = "embedded" if database.embedded else "external"
     steps = f"schema {database.revision}" + (f", {len(database.pending)} steps behind" if database.pending else "")
@@ -206,7 +211,10 @@ def _show(state: PlatformState, running: Running | None, simulator: str | None) 
     emit_line(f"Platform   {'up' if running else 'not up'} {addresses}".rstrip())
     if simulator is not None:
         emit_line(f"Simulator  {simulator}")
-    emit_line("Stream     not running")
+    for number, row in enumerate(streams.rows):
+        emit_line(f"{'Stream' if number == 0 else '':<10} {stream_sentence(row)}")
+    if not streams.rows:
+        emit_line("Stream     none has run yet")
     emit_line("")
     emit_table(
         (

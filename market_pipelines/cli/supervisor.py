@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -42,12 +42,14 @@ class StopAsked(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What to run. `stop_seconds` is how long it may take to end when asked."""
+    """What to run. `stop_seconds` is how long it may take to end when asked. One that is not `essential` is given up
+    with a word where another one's end would be everybody's."""
 
     name: str
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     stop_seconds: float = 10.0
+    essential: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +233,7 @@ class Supervisor:
 
     def start(self, program: Program) -> Child:
         merged = {**self._environment, **program.environment}
-        child = Child(Program(program.name, program.command, merged, program.stop_seconds), self._logs)
+        child = Child(replace(program, environment=merged), self._logs)
         self._children[program.name] = child
         self._launch(child)
         return child
@@ -241,7 +243,7 @@ class Supervisor:
         deadline = time.monotonic() + seconds
         while (answer := ask()) is None:
             for child in self._children.values():
-                if child.exit_code() is not None:
+                if child.program.essential and child.exit_code() is not None:
                     raise ChildFailed(f"{child.ended()} while starting.\n{child.last_words()}")
             if time.monotonic() > deadline:
                 words = "\n".join(child.last_words() for child in self._children.values())
@@ -254,7 +256,7 @@ class Supervisor:
         """Starts again what is due and returns the names of those whose death was noticed just now."""
         now = time.monotonic()
         died = []
-        for child in self._children.values():
+        for child in list(self._children.values()):
             if child.due is not None:
                 if now >= child.due:
                     self._launch(child)
@@ -296,6 +298,13 @@ class Supervisor:
         self._tell_guard("forget", child)
         child.deaths.append(now)
         pause = self._policy.pause(child.deaths)
+        if pause is None and not child.program.essential:
+            del self._children[child.program.name]
+            self._say(
+                f"{child.ended()}, {len(child.deaths)} times by now, and is not started again; everything else goes on."
+                f"\n{child.last_words()}"
+            )
+            return
         if pause is None:
             raise ChildFailed(
                 f"{child.ended()}, {len(child.deaths)} times by now, and is not started again.\n{child.last_words()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from pathlib import Path
@@ -19,12 +20,13 @@ from market_pipelines.market.records import TickKind
 from market_pipelines.market.sessions import trading_calendar
 from market_pipelines.pipeline.corrections import settle_correction
 from market_pipelines.pipeline.refresh import instruments_of
-from market_pipelines.pipeline.ticks import pull_ticks, read_ticks
+from market_pipelines.pipeline.ticks import CAPABILITY, pull_ticks, read_ticks
 from market_pipelines.store.corrections import Decision, UnknownCorrection, held
 
 correction_commands = typer.Typer(no_args_is_help=True, help="Changes of final bars that wait for a decision.")
 
 SHOWN = 50
+CONTRACT = re.compile(r"O:[A-Z0-9.]{1,7}\d{6}[CP]\d{8}")
 
 
 def a_moment(text: str) -> date | datetime:
@@ -70,8 +72,13 @@ def ticks(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Trades or quotes out of the tick lake. Without days: the last session that has closed."""
-    wanted = symbols_in(symbols)
+    """Trades, quotes, aggregates or snapshots out of the tick lake. Without days: the last session that has closed."""
+    wanted = _symbols(symbols)
+    if pull and kind not in CAPABILITY:
+        raise typer.BadParameter(
+            f"--pull fetches {' and '.join(CAPABILITY)}; {kind.value} are what a stream has brought "
+            "(market-pipelines stream run)"
+        )
     failed: list[str] = []
     with platform_of_commands(asks=pull) as platform:
         definition = platform.market(market)
@@ -109,10 +116,18 @@ def ticks(
     _show(frame, Format.JSON if as_json else form, output, kind)
     absent = [symbol for symbol in wanted if symbol not in set(frame["symbol"])]
     if absent:
-        say(f"No {kind.value} of {', '.join(absent)} in that span. To fetch them: the same command with --pull")
+        advice = " To fetch them: the same command with --pull" if kind in CAPABILITY else ""
+        say(f"No {kind.value} of {', '.join(absent)} in that span.{advice}")
         raise typer.Exit(ExitCode.PARTIAL if len(absent) < len(wanted) else ExitCode.ERROR)
     if failed:
         raise typer.Exit(ExitCode.PARTIAL)
+
+
+def _symbols(words: list[str]) -> tuple[str, ...]:
+    """Contracts of options, too."""
+    contracts = {word.upper() for word in words if CONTRACT.fullmatch(word.upper())}
+    others = symbols_in([word for word in words if word.upper() not in contracts])
+    return tuple(dict.fromkeys([*others, *sorted(contracts)]))
 
 
 def _instant(moment: date | datetime, zone: tzinfo, days: int) -> datetime:

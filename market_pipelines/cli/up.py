@@ -22,6 +22,7 @@ from market_pipelines.cli.dagster_home import (
     LOCATION,
     STORAGE_VARIABLE,
     DagsterHome,
+    hosted_streams,
     storage_database,
     storage_in_schema,
     write_dagster_home,
@@ -30,12 +31,14 @@ from market_pipelines.cli.first_refresh import refresh_all
 from market_pipelines.cli.output import CommandFailed
 from market_pipelines.cli.running import MARK, RunningFile, end_leftovers
 from market_pipelines.cli.supervisor import ChildFailed, Program, RestartPolicy, Stop, StopAsked, Supervisor
+from market_pipelines.pipeline.markets import read_markets
 from market_pipelines.pipeline.simulated import announcement, running_simulator, uses_simulator
-from market_pipelines.settings import Settings
+from market_pipelines.settings import Settings, StreamHost
 from market_pipelines.store import schema
 from market_pipelines.store.database import DatabaseUnavailable, database_name
 from market_pipelines.store.disk import DiskFloor
 from market_pipelines.store.embedded import EmbeddedError, EmbeddedServer
+from market_pipelines.streaming.keys import keyless
 
 Say = Callable[[str], None]
 
@@ -46,6 +49,8 @@ DEFINITIONS = "market_pipelines.definitions"
 _READY_SECONDS = 180.0
 _SIMULATOR_SECONDS = 60.0
 _CANCEL_SECONDS = 10.0
+_STREAM_SECONDS = 27.0
+"""It drains for up to 20."""
 _LOOK_SECONDS = 1.0
 _PING_SECONDS = 5.0
 _RUNNING = ("STARTING", "STARTED", "CANCELING")
@@ -107,7 +112,11 @@ class _Platform:
         simulated = uses_simulator(self.settings)
         with ExitStack() as stack:
             server = self._database(stack, simulated)
-            dagster_home = write_dagster_home(self.settings.home, tick_days=self.settings.retention_dagster_ticks_days)
+            dagster_home = write_dagster_home(
+                self.settings.home,
+                tick_days=self.settings.retention_dagster_ticks_days,
+                streams=hosted_streams(self.settings),
+            )
             stack.callback(dagster_home.remove_socket)
             supervisor = stack.enter_context(
                 Supervisor(
@@ -136,6 +145,7 @@ class _Platform:
             for name, where in addresses.items():
                 self.announce(f"{name:<10} {where}")
             self.announce(f"{'Data':<10} {self.settings.home}{' (simulated)' if simulated else ''}")
+            self._stream(supervisor)
             watch = _Watch(supervisor, client, server, self.stop, self.say)
             self._first_refresh(client, location, watch)
             self.say("Ctrl-C stops everything")
@@ -208,6 +218,35 @@ class _Platform:
         supervisor.start(Program("simulator", command, stop_seconds=5))
         return supervisor.wait_for(lambda: running_simulator(self.settings), "the simulator", _SIMULATOR_SECONDS)
 
+    def _stream(self, supervisor: Supervisor) -> None:
+        """The live service of every market, beside everything else: what cannot be streamed says so in its log, and
+        ends nothing."""
+        if self.settings.stream_hosted_by is StreamHost.DAGSTER:
+            self.say("streams are hosted by Dagster's runs (STREAM_HOSTED_BY=dagster)")
+            return
+        lacking, able = self._streams()
+        for name, reason in lacking.items():
+            self.say(f"the stream {name} is left out: {reason}")
+        if not able:
+            return
+        command = (sys.executable, "-m", "market_pipelines.cli", "stream", "run")
+        supervisor.start(Program("stream", command, stop_seconds=_STREAM_SECONDS, essential=False))
+        self.announce(f"{'Stream':<10} {' '.join(able)} (market-pipelines stream status)")
+
+    def _streams(self) -> tuple[dict[str, str], list[str]]:
+        """What the markets stream by default: what of it cannot be had and why, and what can."""
+        lacking: dict[str, str] = {}
+        able = []
+        for market in read_markets().values():
+            if market.stream is not None:
+                name = f"{market.name}-{market.stream.feed}"
+                reason = keyless(self.settings, market.stream.feed, simulated=uses_simulator(self.settings))
+                if reason:
+                    lacking[name] = reason
+                else:
+                    able.append(name)
+        return lacking, able
+
     def _start_dagster(self, supervisor: Supervisor, client: DagsterClient, home: DagsterHome) -> Location:
         python = (sys.executable, "-m")
         code = ("dagster", "code-server", "start", "--socket", str(home.socket), "--location-name", LOCATION)
@@ -241,7 +280,8 @@ class _Platform:
     def _take_down_dagster(self, supervisor: Supervisor, client: DagsterClient) -> None:
         """No new runs, then the runs in progress, then those who serve: each can still say what happened."""
         self.say("stopping")
-        supervisor.stop_all(["dagster-daemon"])
+        # The stream first, while what it streams from is there: its end is no gap then.
+        supervisor.stop_all(["stream", "dagster-daemon"])
         try:
             self._cancel_runs(client)
         except (DagsterError, requests.RequestException) as error:

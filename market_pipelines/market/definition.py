@@ -82,6 +82,18 @@ class CrossCheckPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamSetup:
+    """What is streamed of a market where nobody says otherwise."""
+
+    feed: str
+    """A `streaming.plan.FeedName`."""
+    channels: tuple[str, ...] = ("quotes", "trades", "minutes")
+    """`streaming.plan.Channel`s, of feeds that have any."""
+    every_seconds: float = 30.0
+    """Of feeds that ask again and again."""
+
+
+@dataclass(frozen=True, slots=True)
 class MarketDefinition:
     name: str
     title: str
@@ -105,6 +117,8 @@ class MarketDefinition:
     repair: RepairPlan = RepairPlan()
     quality: QualityPlan = QualityPlan()
     cross_check: CrossCheckPlan = CrossCheckPlan()
+    stream: StreamSetup | None = None
+    """None: it is streamed only where somebody names a feed."""
 
     @property
     def everything(self) -> tuple[Instrument, ...]:

@@ -30,6 +30,8 @@ _PARTS = {
     Part.PROVIDERS: "Every market has a provider that can be asked: neither left alone by its breaker nor spent.",
     Part.FRESHNESS: "The newest session that has to be there is in every market's tables.",
     Part.JOBS: "No job died without a word, none has been running for hours.",
+    Part.STREAMS: "Every live stream that somebody began goes on while its exchange trades: heard of, not silent, "
+    "its sinks up to date, its gaps filled.",
     Part.BACKLOG: "No session and no run has been waiting for hours.",
 }
 

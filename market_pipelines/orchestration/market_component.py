@@ -22,6 +22,10 @@ from market_pipelines.orchestration.partitions import SessionPartitionsDefinitio
 from market_pipelines.orchestration.polling_sensors import polling_definitions
 from market_pipelines.orchestration.quality_checks import checks_job, quality_checks
 from market_pipelines.orchestration.raw_checks import raw_checks
+from market_pipelines.orchestration.realtime import STREAM, realtime_job, realtime_specs
+from market_pipelines.orchestration.realtime_bars import bars_definitions
+from market_pipelines.orchestration.realtime_checks import realtime_checks
+from market_pipelines.orchestration.realtime_sensor import stream_sensor
 from market_pipelines.orchestration.reference_assets import reference_assets
 from market_pipelines.orchestration.reference_jobs import weekly_refresh_job
 from market_pipelines.orchestration.repair import repair_definitions
@@ -90,6 +94,7 @@ def market_definitions(market: MarketDefinition, now: datetime) -> dg.Definition
         polling_definitions(market),
         cross_check_definitions(market, now),
         repair_definitions(market),
+        *_realtime(market, partitions, now),
     )
 
 
@@ -137,4 +142,21 @@ def _intraday(
                 market_hours_schedule(market, market.intraday, refresh.name, now),
             ],
         )
+    ]
+
+
+def _realtime(market: MarketDefinition, partitions: SessionPartitionsDefinition, now: datetime) -> list[dg.Definitions]:
+    setup = market.stream
+    if setup is None:
+        return []
+    job = realtime_job(market)
+    return [
+        dg.Definitions(
+            assets=realtime_specs(market, setup),
+            asset_checks=[realtime_checks(market)],
+            jobs=[job],
+            sensors=[stream_sensor(market, job)],
+            resources={"stream": STREAM},
+        ),
+        bars_definitions(market, setup, partitions, now),
     ]

@@ -145,8 +145,10 @@ def converse(
     symbol: str = "",
     start: date | None = None,
     end: date | None = None,
+    heard: Callable[[Answer, Parsed], None] | None = None,
 ) -> Attempt:
-    """Everything that one provider has to say to one question, with as many requests as it takes."""
+    """Everything that one provider has to say to one question, with as many requests as it takes. `heard` is given
+    each page as it came, with what was read in it."""
     provider = run.provider
     ability = abilities_of(provider).get(capability)
     basis = (ability.basis if ability is not None else None) or provider.basis
@@ -162,7 +164,7 @@ def converse(
     if run.given_up is not None:
         return ended(run.given_up.outcome, f"not asked: {provider.name} failed before ({run.given_up.reason})")
     conversation = _Conversation(
-        platform, run, capability, ability, question, purpose, run_id, Subject(market, symbol, start, end)
+        platform, run, capability, ability, question, purpose, run_id, Subject(market, symbol, start, end), heard
     )
     conversation.hold()
     if not conversation.pages:
@@ -223,6 +225,7 @@ class _Conversation:
     purpose: Purpose
     run_id: str
     subject: Subject
+    heard: Callable[[Answer, Parsed], None] | None = None
     pages: list[tuple[Answer, Parsed]] = field(default_factory=list)
     requests: int = 0
     refused: tuple[Outcome, str] | None = None
@@ -237,6 +240,8 @@ class _Conversation:
             if page is None:
                 return
             self.pages.append(page)
+            if self.heard is not None:
+                self.heard(*page)
             call = page[1].more
         answer, parsed = self.pages[-1]
         endless = f"stopped after {MOST_CALLS:,} calls: {self.run.provider.name} always names a next page"

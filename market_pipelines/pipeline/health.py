@@ -19,6 +19,7 @@ from market_pipelines.pipeline.estimate import unready
 from market_pipelines.pipeline.newest import Freshness
 from market_pipelines.pipeline.platform import Platform
 from market_pipelines.pipeline.quota import DAY, ProviderQuota, provider_quotas
+from market_pipelines.pipeline.stream_watch import epitaph, figures, verdicts, watch
 from market_pipelines.store import schema
 from market_pipelines.store.disk import DiskFloor
 from market_pipelines.store.overview import server_facts
@@ -39,6 +40,7 @@ class Part(StrEnum):
     PROVIDERS = "providers"
     FRESHNESS = "freshness"
     JOBS = "jobs"
+    STREAMS = "streams"
     BACKLOG = "backlog"
 
 
@@ -89,6 +91,7 @@ def examine(platform: Platform, freshness: Callable[[MarketDefinition], Sequence
                 for sign in _freshness(state)
             ),
             *_jobs(platform, now),
+            *(sign for market in platform.markets.values() for sign in _streams(platform, market)),
             *(sign for market in platform.markets.values() for sign in _backlog(platform, market, now)),
         ),
     )
@@ -212,6 +215,25 @@ def _jobs(platform: Platform, now: datetime) -> Iterator[Sign]:
 
 def _named(job: RunningJob) -> str:
     return f"{job.job_name} {job.kind} ({job.market}, job {job.job_id})"
+
+
+def _streams(platform: Platform, market: MarketDefinition) -> Iterator[Sign]:
+    seen = watch(platform, market)
+    for row in seen.died if seen.trades else ():
+        # Its death is an incident of its own and is told; here it is not told again.
+        yield Sign(Part.STREAMS, row.stream, Condition.WORTH_A_LOOK, epitaph(row), "market-pipelines stream run")
+    for row in seen.running:
+        counted = figures(row)
+        detail = f"{row.state.value}, {counted.events:,} events, heartbeat {row.heartbeat_age:.1f} s ago"
+        yield Sign(Part.STREAMS, row.stream, Condition.WELL, detail)
+    if not seen.running:
+        yield Sign(Part.STREAMS, market.name, Condition.WELL, "nobody streams")
+        return
+    for verdict in verdicts(seen):
+        if not verdict.passed:
+            yield Sign(
+                Part.STREAMS, market.name, Condition.WORTH_A_LOOK, verdict.words, "market-pipelines stream status"
+            )
 
 
 def _backlog(platform: Platform, market: MarketDefinition, now: datetime) -> Iterator[Sign]:

@@ -23,6 +23,7 @@ from market_pipelines.market.definition import (
     PollingPlan,
     QualityPlan,
     RepairPlan,
+    StreamSetup,
 )
 from market_pipelines.market.instruments import Instrument, Kind
 from market_pipelines.market.quality import RULE, THRESHOLDS
@@ -129,6 +130,15 @@ class CrossCheckModel(_Strict):
     volume_share: Annotated[float, Field(gt=0)] = CrossCheckPlan().volume_share
 
 
+class StreamModel(_Strict):
+    feed: Annotated[Literal["polygon", "stooq", "yahoo", "poll"], Field(description="what is streamed by default")]
+    channels: Annotated[
+        list[Literal["quotes", "trades", "seconds", "minutes", "luld"]],
+        Field(min_length=1, description="of Polygon's feed"),
+    ] = ["quotes", "trades", "minutes"]
+    every_seconds: Annotated[float, Field(ge=1, le=3600, description="of feeds that ask again and again")] = 30.0
+
+
 class MarketModel(_Strict):
     """The attributes of a market file."""
 
@@ -150,6 +160,7 @@ class MarketModel(_Strict):
     repair: RepairModel = RepairModel()
     quality: QualityModel = QualityModel()
     cross_check: CrossCheckModel = CrossCheckModel()
+    stream: StreamModel | None = None
 
 
 def read_market(path: Path) -> MarketDefinition:
@@ -209,6 +220,9 @@ def check_market(attributes: Mapping[str, Any], path: Path, tree: yaml.Node | No
         repair=RepairPlan(**model.repair.model_dump()),
         quality=QualityPlan(model.quality.thresholds, frozenset(model.quality.off)),
         cross_check=CrossCheckPlan(**model.cross_check.model_dump()),
+        stream=None
+        if model.stream is None
+        else StreamSetup(model.stream.feed, tuple(dict.fromkeys(model.stream.channels)), model.stream.every_seconds),
     )
 
 

@@ -61,10 +61,11 @@ def pull_options(
         providers=providers,
         progress=progress,
     )
-    return tuple(_kept(platform, market, symbol, delivered, today) for symbol, delivered in asked.items())
+    return tuple(keep_chain(platform, market, symbol, delivered, today) for symbol, delivered in asked.items())
 
 
-def _kept(platform: Platform, market: MarketDefinition, symbol: str, delivered: Delivered, today: date) -> Chain:
+def keep_chain(platform: Platform, market: MarketDefinition, symbol: str, delivered: Delivered, today: date) -> Chain:
+    """Stores what came and says what of it is sound."""
     attempt = delivered.delivered
     if attempt is None or attempt.parsed is None or attempt.fetched_at is None:
         return Chain(symbol, delivered, (), (), WriteCounts())

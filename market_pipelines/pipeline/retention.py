@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
+from market_pipelines.market.consensus import SIMULATED_PREFIX
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.pipeline.platform import Platform
 from market_pipelines.pipeline.refresh import instruments_of
@@ -49,6 +50,8 @@ from market_pipelines.store.retention_policies import (
     PROVIDER_BARS,
     QUARANTINE,
     REVISION_POLICIES,
+    STREAM_POLICIES,
+    STREAM_REJECTS,
     TablePolicy,
 )
 
@@ -117,7 +120,8 @@ def apply_retention(platform: Platform, *, dry_run: bool = False) -> RetentionRe
         (settings.retention_intraday_days, INTRADAY_POLICIES),
         (settings.retention_provider_bars_days, (PROVIDER_BARS,)),
         (settings.retention_revisions_days, REVISION_POLICIES),
-        (settings.retention_quarantine_days, (QUARANTINE,)),
+        (settings.retention_ticks_days, STREAM_POLICIES),
+        (settings.retention_quarantine_days, (QUARANTINE, STREAM_REJECTS)),
         (settings.retention_job_logs_days, (JOB_LOGS,)),
         (settings.retention_check_results_days, (CHECK_RESULTS,)),
         (settings.retention_incidents_days, (INCIDENTS,)),
@@ -307,7 +311,7 @@ def _ticks(platform: Platform, now: datetime, *, dry_run: bool) -> Account:
                 with platform.database.connection() as connection:
                     unlist_segments(connection, paths)
                 files.discard([Path(path) for path in paths])
-        swept = files.sweep(dry_run=dry_run)
+        swept = _of_this_database(platform, files).sweep(dry_run=dry_run)
     return Account(
         name="ticks",
         keeps=keeps(days),
@@ -326,3 +330,14 @@ def _lake_files(platform: Platform) -> FileStore:
             return listed_segments(connection, paths)
 
     return FileStore(lake_of(platform).root, ".parquet", Path.as_posix, named)
+
+
+def _of_this_database(platform: Platform, files: FileStore) -> FileStore:
+    """Made-up ticks lie in the same lake as real ones and are listed in a database of their own: what belongs to the
+    other kind counts as named."""
+
+    def named(paths: Sequence[str]) -> set[str]:
+        foreign = {path for path in paths if (f"/feed={SIMULATED_PREFIX}" in path) is not platform.simulated}
+        return foreign | files.named(paths)
+
+    return replace(files, named=named)

@@ -1,4 +1,7 @@
-"""Trades and quotes of the past: asked of a provider, kept in the tick lake, read back."""
+"""Ticks of the past: trades and quotes asked of a provider, all kinds kept in the tick lake and read back.
+
+`market_pipelines.ticks` is `ticks`.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,21 @@ from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.market.records import TickKind
-from market_pipelines.market.sessions import trading_calendar
+from market_pipelines.market.sessions import TradingCalendar, trading_calendar
 from market_pipelines.pipeline.fetch import first_delivered
 from market_pipelines.pipeline.limiter import Purpose
+from market_pipelines.pipeline.markets import read_markets
 from market_pipelines.pipeline.platform import Platform
 from market_pipelines.pipeline.pull import Progress
+from market_pipelines.pipeline.reading import BadQuestion, opened
 from market_pipelines.pipeline.results import logged_job, new_run_id
 from market_pipelines.providers.protocol import Capability, DailyProvider, TicksQuery
+from market_pipelines.settings import Settings, read_settings
 from market_pipelines.store.lake import TickLake
 
+LAKE_FOLDER = "lake"
 CAPABILITY = {TickKind.TRADES: Capability.TRADES, TickKind.QUOTES: Capability.QUOTES_HISTORY}
+"""What can be asked of a provider; the other kinds only streams bring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,7 @@ class TickPull:
 
 
 def lake_of(platform: Platform) -> TickLake:
-    return TickLake(platform.settings.home / "lake")
+    return TickLake(platform.settings.home / LAKE_FOLDER)
 
 
 def pull_ticks(
@@ -145,3 +153,54 @@ def read_ticks(
 ) -> pd.DataFrame:
     with platform.database.connection() as connection:
         return lake_of(platform).read(connection, kind, symbols=symbols, start=start, end=end, limit=limit)
+
+
+def ticks(
+    symbols: str | Sequence[str],
+    kind: str = TickKind.TRADES.value,
+    start: date | datetime | str | None = None,
+    end: date | datetime | str | None = None,
+    market: str = "us",
+    limit: int | None = None,
+    settings: Settings | None = None,
+) -> pd.DataFrame:
+    """Ticks out of the lake, by time: trades, quotes, aggregates or snapshots, whatever was streamed, pulled or
+    imported. Nobody is asked.
+
+    `start` and `end` are instants with a time zone (`end` excluded), or days at the exchange, both included. Without
+    them: the exchange's last session that has closed.
+    """
+    wanted = [symbols] if isinstance(symbols, str) else list(dict.fromkeys(symbols))
+    if not wanted:
+        raise BadQuestion("no symbol is named; name at least one")
+    if kind not in tuple(TickKind):
+        raise BadQuestion(f"kind {kind!r} is not kept; accepted: {', '.join(TickKind)}")
+    markets = read_markets()
+    if market not in markets:
+        raise BadQuestion(f"market {market!r} is not known; there are {', '.join(sorted(markets))}")
+    chosen = settings if settings is not None else read_settings()
+    now = datetime.now(UTC)
+    calendar = trading_calendar(markets[market].mic, now)
+    first = _moment(start if start is not None else calendar.last_closed(now), "start", calendar, 0)
+    last = _moment(end if end is not None else first.astimezone(calendar.zone).date(), "end", calendar, 1)
+    if first >= last:
+        raise BadQuestion(f"the range ends ({last.isoformat()}) before it begins ({first.isoformat()})")
+    with opened(chosen) as database, database.connection() as connection:
+        lake = TickLake(chosen.home / LAKE_FOLDER)
+        return lake.read(connection, TickKind(kind), symbols=wanted, start=first, end=last, limit=limit, market=market)
+
+
+def _moment(told: date | datetime | str, name: str, calendar: TradingCalendar, days: int) -> datetime:
+    """A day is its midnight at the exchange, `days` later."""
+    if isinstance(told, str):
+        try:
+            told = datetime.fromisoformat(told) if len(told) > len("2026-11-20") else date.fromisoformat(told)
+        except ValueError:
+            raise BadQuestion(
+                f"{name} {told!r} is neither a day nor an instant; accepted: 2026-11-20, 2026-11-20T15:30:00-05:00"
+            ) from None
+    if not isinstance(told, datetime):
+        return datetime.combine(told + timedelta(days=days), time(), calendar.zone).astimezone(UTC)
+    if told.tzinfo is None:
+        raise BadQuestion(f"{name} {told.isoformat()} has no time zone; accepted: 2026-11-20T15:30:00-05:00")
+    return told.astimezone(UTC)

@@ -2,6 +2,7 @@
 
 `PROVIDER.NAME=VALUE[@SYMBOL,SYMBOL][#COUNT]`: for these symbols only (the exchange's own spelling), for the
 first COUNT requests that it concerns. What a fault does to rows is in `edits`, to bytes on the wire in `wire`.
+Those named `ws_…` are about sockets, not requests: `stream.kinds` lists them, `stream.misbehaviour` does them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from datetime import UTC, date, datetime
 
 from market_pipelines.simulator.formats import alpha_vantage, iex_cloud, polygon, stooq, yahoo_refusals
 from market_pipelines.simulator.formats.yahoo_gate import CRUMB_FAULTS
+from market_pipelines.simulator.stream.kinds import BOTH_STREAMS, POLYGON_STREAM, PREFIX
 
 PROVIDERS = ("alpha_vantage", "yahoo", "polygon", "iex_cloud", "stooq")
 COMMON_BODIES = ("html", "empty")
@@ -280,6 +282,8 @@ KINDS: tuple[Kind, ...] = (
     Kind("old_gaps", _switch, "on", "-1 instead of null, as in the older API", ("iex_cloud",)),
     Kind("restated_only", _switch, "on", "days without their prices as traded", ("iex_cloud",)),
     Kind("range_refused", _switch, "on", "every range of a chart gets the words about the key", ("iex_cloud",)),
+    *(Kind(*told, ("polygon",)) for told in POLYGON_STREAM),
+    *(Kind(*told, ("polygon", "yahoo")) for told in BOTH_STREAMS),
 )
 
 
@@ -318,6 +322,10 @@ class Fault:
         if self.name == "correction":
             return f"{self.provider}.{self.name}={symbols}:{self.text}{count}"
         return f"{self.provider}.{self.name}={self.text}{'@' if symbols else ''}{symbols}{count}"
+
+
+def _meets(fault: Fault, symbol: str) -> bool:
+    return not symbol or fault.concerns(fault.provider, symbol)
 
 
 def parse_fault(text: str) -> Fault:
@@ -391,12 +399,32 @@ class FaultBoard:
         with self._lock:
             active: dict[str, tuple[object, ...]] = {}
             for fault, left in self._left.items():
-                if left == 0 or not fault.concerns(provider, symbol):
+                if left == 0 or fault.name.startswith(PREFIX) or not fault.concerns(provider, symbol):
                     continue
                 if left is not None:
                     self._left[fault] = left - 1
                 active[fault.name] = (*active.get(fault.name, ()), fault.value)
             return active
+
+    def standing(self, provider: str, name: str) -> Fault | None:
+        """The one of this name that was switched on last and has not been used up; nothing is counted."""
+        with self._lock:
+            for fault in reversed(self._left):
+                if fault.provider == provider and fault.name == name and self._left[fault] != 0:
+                    return fault
+        return None
+
+    def strike(self, provider: str, name: str, symbol: str = "") -> Fault | None:
+        """The same for this symbol, and one less is left of it. Without a symbol it strikes a connection."""
+        with self._lock:
+            for fault in reversed(self._left):
+                left = self._left[fault]
+                if fault.name != name or left == 0 or not (fault.provider == provider and _meets(fault, symbol)):
+                    continue
+                if left is not None:
+                    self._left[fault] = left - 1
+                return fault
+        return None
 
     def state(self) -> list[dict[str, object]]:
         with self._lock:

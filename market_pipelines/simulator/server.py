@@ -6,7 +6,8 @@ import errno
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer
@@ -21,12 +22,19 @@ from market_pipelines.simulator.faults import PROVIDERS, Fault, FaultBoard
 from market_pipelines.simulator.formats.asked import Asked
 from market_pipelines.simulator.formats.reply import Reply
 from market_pipelines.simulator.listings import Listing, all_listings, invented_listings
+from market_pipelines.simulator.stream import control as stream_control
+from market_pipelines.simulator.stream.connection import Connection, handshake
+from market_pipelines.simulator.stream.events import Sent
+from market_pipelines.simulator.stream.hub import Hub
 from market_pipelines.simulator.traffic import RequestLog
 from market_pipelines.simulator.truth import DEFAULT_SEED, World
 
 DEFAULT_PORT = 8099
 SIGNATURE = ("X-Simulated-By", "market_pipelines")
 MOST_CONNECTIONS = 128
+MOST_STREAMS = 256
+"""WebSockets at once. They last, so they count for themselves."""
+STREAM_PATHS = ("/polygon/", "/yahoo/streamer")
 LONGEST_CONTROL_BODY = 1_000_000
 DROP_SECONDS = 0.05
 """Between two pieces of a body that comes slowly."""
@@ -40,13 +48,16 @@ class _Server(TCPServer):
     allow_reuse_address = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], exchange: Exchange) -> None:
+    def __init__(self, address: tuple[str, int], exchange: Exchange, hub: Hub) -> None:
         super().__init__(address, _Handler)
         self.exchange = exchange
+        self.hub = hub
         self.stopping = threading.Event()
         self._slots = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self._stream_slots = threading.BoundedSemaphore(MOST_STREAMS)
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
+        self._streams: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
 
     @property
@@ -76,8 +87,25 @@ class _Server(TCPServer):
         finally:
             with self._lock:
                 self._connections.discard(request)
+                was_stream = request in self._streams
+                self._streams.discard(request)
             self.shutdown_request(request)
-            self._slots.release()
+            if not was_stream:
+                self._slots.release()
+
+    @contextmanager
+    def streaming(self, connection: socket.socket) -> Iterator[bool]:
+        """While a connection is a WebSocket, it takes no place from the requests. False: there are too many."""
+        if not self._stream_slots.acquire(blocking=False):
+            yield False
+            return
+        with self._lock:
+            self._streams.add(connection)
+        self._slots.release()
+        try:
+            yield True
+        finally:
+            self._stream_slots.release()
 
     def end_connections(self) -> None:
         """Wakes every thread that waits for a client, and waits for all of them."""
@@ -106,7 +134,10 @@ class _Handler(BaseHTTPRequestHandler):
         """Requests are kept in the request log, not written to stderr."""
 
     def do_GET(self) -> None:
-        self._answer()
+        if self.headers.get("Upgrade", "").lower() == "websocket":
+            self._stream()
+        else:
+            self._answer()
 
     def do_POST(self) -> None:
         self._answer()
@@ -116,6 +147,24 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_DELETE(self) -> None:
         self._answer()
+
+    def _stream(self) -> None:
+        self.close_connection = True
+        path = urlsplit(self.path).path
+        if not path.startswith(STREAM_PATHS):
+            self._send(Reply(404, b"", "text/plain"))
+            return
+        provider, _, rest = path.removeprefix("/").partition("/")
+        refused = self.server.exchange.faults.strike(provider, "ws_handshake")
+        if refused is not None and isinstance(refused.value, int):
+            self._send(Reply(refused.value, b"", "text/plain"))
+            return
+        with self.server.streaming(self.connection) as admitted:
+            if admitted:
+                request = handshake(self.path, self.headers.items())
+                self.server.hub.serve(provider, f"/{rest}", self.connection, request)
+            else:
+                self._send(Reply(503, b"too many WebSockets", "text/plain"))
 
     def _answer(self) -> None:
         body = self._body()
@@ -134,6 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
                 headers={name.lower(): value for name, value in self.headers.items()},
             )
             self._deliver(self.server.exchange.deliver(asked, self.path))
+        elif parts.path.startswith(stream_control.PREFIX):
+            self._send(stream_control.answer(self.server.hub, self.command, parts.path, query, body))
         else:
             self._send(control.answer(self.server.exchange, self.command, parts.path, query, body))
 
@@ -203,15 +254,18 @@ class Simulator:
         more: int = 0,
         listings: tuple[Listing, ...] | None = None,
         requests_kept: int = 200,
+        sent_kept: int = 1_000_000,
     ) -> None:
         """`listings`: in place of the list; `more`: so many invented shares beside them; `requests_kept`: how many of
-        the newest requests of each provider are remembered one by one."""
+        the newest requests of each provider are remembered one by one; `sent_kept`: of how many streamed events each
+        connection remembers the ids."""
         if more:
             listings = (*(listings or all_listings()), *invented_listings(more))
         self.world = World(seed, listings, cached=512 + more)
         self.faults = FaultBoard(faults)
         self.clock = SimulatedClock(clock)
         self._exchange = Exchange(self.world, self.faults, self.clock, requests_kept)
+        self._hub = Hub(self.world, self.clock, self.faults, sent_kept)
         self._address = (host, port)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -221,6 +275,21 @@ class Simulator:
         return self._exchange.requests
 
     @property
+    def sent(self) -> tuple[Sent, ...]:
+        """Every event that was handed to a socket, connection by connection: what came twice is here twice."""
+        return tuple(one for connection in self._hub.connections() for one in connection.sent)
+
+    @property
+    def streams(self) -> tuple[Connection, ...]:
+        """All WebSockets so far, the oldest first, with what each was sent and why it ended."""
+        return self._hub.connections()
+
+    @property
+    def streamed_until(self) -> datetime:
+        """Everything before this instant has been told to whoever listened."""
+        return self._hub.told_until
+
+    @property
     def url(self) -> str:
         if self._server is None:
             raise SimulatorError("the simulator is not running, so it has no address: call start() first")
@@ -228,19 +297,25 @@ class Simulator:
 
     def base_urls(self) -> dict[str, str]:
         """The settings that point every adapter here."""
-        return {f"{provider.upper()}_BASE_URL": f"{self.url}/{provider}" for provider in PROVIDERS}
+        sockets = self.url.replace("http://", "ws://", 1)
+        return {
+            **{f"{provider.upper()}_BASE_URL": f"{self.url}/{provider}" for provider in PROVIDERS},
+            "POLYGON_WS_URL": f"{sockets}/polygon",
+            "YAHOO_WS_URL": f"{sockets}/yahoo/streamer",
+        }
 
     def start(self) -> Self:
         if self._server is not None:
             raise SimulatorError(f"the simulator is already running on {self._server.url}")
         try:
-            self._server = _Server(self._address, self._exchange)
+            self._server = _Server(self._address, self._exchange, self._hub)
         except OSError as error:
             raise SimulatorError(self._why_not(error)) from error
         except OverflowError:
             raise SimulatorError(f"port {self._address[1]} cannot be used: accepted is 0 to 65535") from None
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="simulator", daemon=True)
         self._thread.start()
+        self._hub.start()
         return self
 
     def _why_not(self, error: OSError) -> str:
@@ -259,6 +334,7 @@ class Simulator:
         if server is None or thread is None:
             return
         server.stopping.set()
+        self._hub.stop()
         server.shutdown()
         thread.join()
         server.end_connections()

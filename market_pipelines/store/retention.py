@@ -293,12 +293,13 @@ def count_segments(connection: Transaction) -> int:
 
 
 def old_segments(connection: Transaction, cutoff: datetime) -> list[OldSegment]:
-    """Segments of old sessions; covered where each of its symbols has the final daily bar of its session."""
+    """Segments of old sessions; covered where each of its symbols has the final daily bar of its session (a contract
+    of options, which has none, by its age alone), or where bars were built from what was streamed."""
     rows = connection.execute(
         """
         SELECT s.path, s.rows, s.bytes, NOT EXISTS (
             SELECT FROM unnest(s.symbols) AS t (symbol)
-            WHERE NOT EXISTS (
+            WHERE t.symbol NOT LIKE 'O:%%' AND NOT EXISTS (
                 SELECT FROM market.stock_prices AS p
                 WHERE (p.market, p.symbol, p.session) = (s.market, t.symbol, s.session)
                       AND p.condition IN ('available', 'degraded') AND NOT p.provisional
@@ -307,7 +308,9 @@ def old_segments(connection: Transaction, cutoff: datetime) -> list[OldSegment]:
                 WHERE (p.market, p.symbol, p.session) = (s.market, t.symbol, s.session)
                       AND p.condition IN ('available', 'degraded') AND NOT p.provisional
             )
-        )
+        ) OR (s.stream IS NOT NULL AND EXISTS (
+            SELECT FROM market.bars_from_ticks AS b WHERE (b.market, b.session) = (s.market, s.session)
+        ))
         FROM market.tick_segments AS s
         WHERE s.session < (%(cutoff)s AT TIME ZONE 'UTC')::date
         ORDER BY s.session, s.path

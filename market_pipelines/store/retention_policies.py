@@ -183,3 +183,26 @@ INCIDENTS = TablePolicy(
     """,
     "it is open, or was over only lately, or somebody waits to be told",
 )
+_CONTRACT_OR_FINAL_BAR: LiteralString = f"t.symbol LIKE 'O:%%' OR {_FINAL_BAR}"
+"""Contracts of options have no daily bars: of them age alone decides."""
+STREAM_POLICIES = (
+    TablePolicy(
+        "stream_trades", "stream_trades", _SESSION_OLD, _CONTRACT_OR_FINAL_BAR, _NO_DAILY_BAR, covered_by=_AGREED
+    ),
+    TablePolicy(
+        "stream_quotes", "stream_quotes", _SESSION_OLD, _CONTRACT_OR_FINAL_BAR, _NO_DAILY_BAR, covered_by=_AGREED
+    ),
+    TablePolicy(
+        "stream_bars",
+        "stream_bars",
+        "t.ts < %(cutoff)s",
+        """
+        EXISTS (
+            SELECT FROM market.bars_from_ticks AS b
+            WHERE (b.market, b.symbol, b.ts) = (t.market, t.symbol, t.ts) AND b.complete
+        )
+        """,
+        "no minute bar was built in its place",
+    ),
+)
+STREAM_REJECTS = TablePolicy("stream_rejects", "stream_rejects", "t.received_at < %(cutoff)s", "true", "")

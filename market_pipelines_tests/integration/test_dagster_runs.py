@@ -124,8 +124,9 @@ def test_both_markets_have_their_assets_jobs_and_schedules(repository: dg.Reposi
     raw = {"us": ("yahoo", "alpha_vantage", "polygon", "stooq"), "pl": ("yahoo", "stooq")}
     everywhere = ("instruments", "corporate_actions", "stock_prices", "index_prices", "stock_prices_intraday")
     reference = ("company_profiles", "index_members", "latest_quotes", "option_contracts")
+    live = ("realtime_quotes", "realtime_trades", "bars_from_ticks")
     assert keys == {
-        *(f"{market}/{name}" for market in raw for name in (*everywhere, *reference, "cross_check")),
+        *(f"{market}/{name}" for market in raw for name in (*everywhere, *reference, *live, "cross_check")),
         *(
             f"{market}/raw/{provider}_{layer}"
             for market, providers in raw.items()

@@ -36,7 +36,11 @@ from market_pipelines_tests.integration.small_markets import FOLLOWED
 
 START = datetime(2026, 10, 30, 12, tzinfo=UTC)
 END = datetime(2026, 11, 28, 12, tzinfo=UTC)
-LOOKS = tuple(time.fromisoformat(text) for text in ("03:40", "13:40", "17:02", "19:40", "22:10"))
+QUIET_LOOKS = tuple(time.fromisoformat(text) for text in ("03:40", "17:02", "22:10"))
+"""Once in the night for the housekeeping, and after either exchange has closed."""
+WEEKEND_LOOKS = QUIET_LOOKS[:1]
+LOOKS = (*QUIET_LOOKS, time.fromisoformat("13:40"), time.fromisoformat("19:40"))
+"""Before and while New York trades as well."""
 SATURDAY = 5
 OFF = (datetime(2026, 11, 2, 6, tzinfo=UTC), datetime(2026, 11, 5, 6, tzinfo=UTC))
 """Nobody runs the daemon."""
@@ -45,6 +49,8 @@ OUTAGE = (datetime(2026, 11, 9, 6, tzinfo=UTC), datetime(2026, 11, 11, 6, tzinfo
 HOLES = (("us", "AAPL", date(2026, 11, 12)), ("pl", "PKO", date(2026, 11, 12)), ("us", "JPM", date(2026, 11, 13)))
 SPLIT = ("KO", date(2026, 11, 17), 2.0)
 CORRECTED = ("WMT", date(2026, 11, 19))
+EVENTFUL = {date(2026, 11, day) for day in (5, 9, 10, 11, 12, 13, 17, 20, 26, 27)}
+"""Something begins or ends, or a market is closed."""
 MIC = {"us": "XNYS", "pl": "XWAR"}
 ALPHA_VANTAGE_A_DAY = 25
 POLYGON_A_MINUTE = 50
@@ -60,10 +66,11 @@ CREATE FUNCTION pretended.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOL
 
 
 def hours_of_the_story() -> Iterator[datetime]:
-    """Before, while and after each exchange trades, by either clock, and once in the night for the housekeeping."""
+    """Often on a day on which something happens, and seldom on the others: each look is a second or two of a test."""
     day = START.date()
     while day <= END.date():
-        for clock in LOOKS if day.weekday() < SATURDAY else LOOKS[:2]:
+        weekday = LOOKS if day in EVENTFUL else QUIET_LOOKS
+        for clock in sorted(weekday) if day.weekday() < SATURDAY else WEEKEND_LOOKS:
             at = datetime.combine(day, clock, UTC)
             if START <= at <= END and not OFF[0] <= at < OFF[1]:
                 yield at

@@ -44,7 +44,7 @@ def own_threads() -> list[str]:
 def test_all_providers_answer_below_one_address(simulator: Simulator, client: requests.Session) -> None:
     addresses = simulator.base_urls()
     names = ("ALPHA_VANTAGE", "YAHOO", "POLYGON", "IEX_CLOUD", "STOOQ")
-    assert set(addresses) == {f"{name}_BASE_URL" for name in names}
+    assert set(addresses) == {*(f"{name}_BASE_URL" for name in names), "POLYGON_WS_URL", "YAHOO_WS_URL"}
     daily = {"function": "TIME_SERIES_DAILY", "symbol": "AAPL", "apikey": "simulated"}
     answers = [
         client.get(f"{addresses['ALPHA_VANTAGE_BASE_URL']}/query", params=daily, timeout=10),

@@ -41,7 +41,7 @@ def nanoseconds(stamp: int) -> int:
     return stamp
 
 
-def in_nanoseconds(stamps: list[int]) -> Instants:
+def in_nanoseconds(stamps: list[int] | Instants) -> Instants:
     raw = np.array(stamps, dtype=np.int64)
     found = raw.copy()
     for largest, factor in reversed(_LARGEST_OF_UNIT):

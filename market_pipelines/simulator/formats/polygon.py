@@ -17,7 +17,13 @@ import msgspec
 import numpy as np
 
 from market_pipelines.market.sessions import trading_calendar
-from market_pipelines.simulator.formats import polygon_flat, polygon_options, polygon_reference, polygon_ticks
+from market_pipelines.simulator.formats import (
+    polygon_bars,
+    polygon_flat,
+    polygon_options,
+    polygon_reference,
+    polygon_ticks,
+)
 from market_pipelines.simulator.formats.asked import Asked
 from market_pipelines.simulator.formats.polygon_wire import (
     NO_KEY,
@@ -121,13 +127,16 @@ def _range(
     query = question(asked)
     adjusted = style.adjusted_anyway or query.get("adjusted", "true") != "false"
     head: Row = {"ticker": style.shown_symbol or ticker, "queryCount": 0, "resultsCount": 0, "adjusted": adjusted}
-    if span not in ("day", *_MINUTES) or (span == "day" and length != "1"):
+    if span not in ("day", "second", *_MINUTES) or (span == "day" and length != "1") or int(length) < 1:
         return bad_request(f"The simulator has no aggregates of {length} {span}")
-    if listing is None:
-        return envelope(asked, [], style, before=head)
+    told = polygon_bars.rows(world, style.shown_symbol or ticker, int(length), span, ends, now, adjusted=adjusted)
     if style.clipped is not None:
         start = max(start, style.clipped)
-    if span == "day":
+    if told is not None:
+        rows, base = told, int(length) * _MINUTES.get(span, 1)
+    elif listing is None:
+        return envelope(asked, [], style, before=head)
+    elif span == "day":
         rows = _days(world.tape(listing, now, forming=True), start, end, spoil, adjusted=adjusted)
         base = 1
     else:

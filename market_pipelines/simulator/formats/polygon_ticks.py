@@ -14,6 +14,7 @@ from market_pipelines.simulator.formats.asked import Asked
 from market_pipelines.simulator.formats.polygon_wire import (
     NOT_FOUND,
     NOT_IN_PLAN,
+    TAPES,
     Row,
     Style,
     bad_request,
@@ -24,7 +25,9 @@ from market_pipelines.simulator.formats.polygon_wire import (
     request_id,
 )
 from market_pipelines.simulator.formats.reply import JSON, Reply
+from market_pipelines.simulator.instruments import instrument_named
 from market_pipelines.simulator.listings import Listing
+from market_pipelines.simulator.live import tells_replays
 from market_pipelines.simulator.minutes import minutes_of
 from market_pipelines.simulator.ticks import (
     REPORTING_FACILITY,
@@ -39,7 +42,6 @@ from market_pipelines.simulator.truth import World
 USUAL, MOST = 1000, 50000
 LOOKS_BACK = timedelta(days=7)
 """Without a lower end, as far as the simulator looks."""
-TAPES = {"NYQ": 1, "ASE": 2, "PCX": 2, "NMS": 3, "NGM": 3}
 _HISTORY = re.compile(r"/v3/(trades|quotes)/([^/]+)")
 _LAST = re.compile(r"/v2/last/(trade|nbbo)/([^/]+)")
 _SNAPSHOTS = "/v2/snapshot/locale/us/markets/stocks/tickers"
@@ -78,8 +80,8 @@ def _listing(world: World, ticker: str) -> Listing | None:
 
 
 def _history(asked: Asked, world: World, now: datetime, style: Style, kind: str, ticker: str) -> Reply:
-    listing = _listing(world, ticker)
-    if listing is None:
+    instrument = instrument_named(world, ticker, now)
+    if instrument is None:
         return envelope(asked, [], style)
     query = question(asked)
     try:
@@ -89,15 +91,16 @@ def _history(asked: Asked, world: World, now: datetime, style: Style, kind: str,
     if style.refused is not None and _moment(start).date() < style.refused:
         return NOT_IN_PLAN
     ticks: Trades | Quotes
-    read: Callable[..., Trades | Quotes] = trades_of if kind == "trades" else quotes_of
-    ticks = read(world, listing, _moment(start) - timedelta(milliseconds=1), _moment(end + 1_000_000), now)
+    read: Callable[..., Trades | Quotes] = instrument.trades if kind == "trades" else instrument.quotes
+    replays = _by_instants(query) and tells_replays("XNYS", _moment(start), _moment(end + 1000))
+    ticks = read(_moment(start) - timedelta(milliseconds=1), _moment(end + 1_000_000), now, replays=replays)
     ticks = ticks.take((ticks.stamps >= start) & (ticks.stamps < end))
     backwards = query.get("order", "desc") != "asc"
     if backwards:
         ticks = ticks.take(slice(None, None, -1))
     shown, following = page(asked, query, len(ticks), limit_of(query, USUAL, MOST), style)
     ticks = ticks.take(shown)
-    tape = TAPES.get(listing.venue, 3)
+    tape = instrument.tape
     rows = _trades(ticks, tape) if isinstance(ticks, Trades) else _quotes(ticks, tape)
     return envelope(asked, rows, style, following=following)
 
@@ -118,6 +121,13 @@ def _window(query: Mapping[str, str], now: datetime) -> tuple[int, int]:
     return start, max(end, start)
 
 
+def _by_instants(query: Mapping[str, str]) -> bool:
+    """Whether both ends are told, and neither as a day."""
+    told = {name: text for name, text in query.items() if name.partition(".")[0] == "timestamp"}
+    ends = {name.partition(".")[2][:1] for name in told}
+    return ({"g", "l"} <= ends or "" in ends) and all(text.isdigit() and len(text) > 8 for text in told.values())
+
+
 def _stamp(text: str) -> tuple[int, bool]:
     if text.isdigit() and len(text) > 8:
         return int(text), False
@@ -129,7 +139,7 @@ def _moment(stamp: int) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=stamp // 1000)
 
 
-def _trades(trades: Trades, tape: int) -> list[Row]:
+def _trades(trades: Trades, tape: int | None) -> list[Row]:
     rows = []
     for stamp, seq, price, size, venue, conditions in zip(
         trades.stamps.tolist(),
@@ -144,13 +154,13 @@ def _trades(trades: Trades, tape: int) -> list[Row]:
         row |= {
             "decimal_size": f"{size:.6f}",
             "exchange": venue,
-            "id": str(seq),
+            **({"id": str(seq)} if tape is not None else {}),
             "participant_timestamp": stamp - 213_457,
             "price": price,
             "sequence_number": seq,
             "sip_timestamp": stamp,
             "size": int(size),
-            "tape": tape,
+            **({"tape": tape} if tape is not None else {}),
         }
         if venue == REPORTING_FACILITY:
             row |= {"trf_id": 202, "trf_timestamp": stamp - 31_001}
@@ -158,7 +168,7 @@ def _trades(trades: Trades, tape: int) -> list[Row]:
     return rows
 
 
-def _quotes(quotes: Quotes, tape: int) -> list[Row]:
+def _quotes(quotes: Quotes, tape: int | None) -> list[Row]:
     return [
         {
             "ask_exchange": ask_venue,
@@ -170,7 +180,7 @@ def _quotes(quotes: Quotes, tape: int) -> list[Row]:
             "participant_timestamp": stamp - 188_003,
             "sequence_number": seq,
             "sip_timestamp": stamp,
-            "tape": tape,
+            **({"tape": tape} if tape is not None else {}),
         }
         for stamp, seq, bid, ask, bid_size, ask_size, bid_venue, ask_venue in zip(
             quotes.stamps.tolist(),

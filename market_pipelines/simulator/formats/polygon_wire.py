@@ -23,6 +23,8 @@ from market_pipelines.simulator.formats.asked import Asked
 from market_pipelines.simulator.formats.reply import JSON, Reply
 from market_pipelines.simulator.truth import Days
 
+TAPES = {"NYQ": 1, "ASE": 2, "PCX": 2, "NMS": 3, "NGM": 3}
+"""By the venue of a listing."""
 REFUSED_KEYS = frozenset({"invalid", "expired"})
 Row = dict[str, Any]
 Active = Mapping[str, tuple[object, ...]]

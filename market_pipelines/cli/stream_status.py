@@ -1,0 +1,149 @@
+"""How streams are shown to a person: what is connected, how far behind each sink is, which gaps there are."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from market_pipelines.cli.output import emit_json, emit_line, emit_table, lasting, say, size
+from market_pipelines.pipeline.platform import Platform
+from market_pipelines.store.stream_gaps import GapRow, GapStatus, newest_gaps
+from market_pipelines.store.streams import StreamRow
+from market_pipelines.streaming.lease import held_by
+from market_pipelines.streaming.status import StreamsState, condition, last_event_age
+
+GAPS_SHOWN = 5
+
+
+def show_status(platform: Platform, state: StreamsState) -> None:
+    if not state.rows:
+        say("No stream has run yet. A first one: market-pipelines stream run")
+        return
+    for row in state.rows:
+        emit_line(sentence(row))
+    emit_line("")
+    emit_table(
+        ("stream", "connection", "state", "symbols", "frames", "last data", "reconnects", "note"),
+        [
+            (
+                row.stream,
+                str(one.get("origin", "")),
+                str(one.get("state", "")),
+                one.get("symbols"),
+                one.get("frames"),
+                _ago(one.get("last_data_age_s"), row),
+                one.get("reconnects"),
+                str(one.get("detail") or "")[:80],
+            )
+            for row in state.rows
+            if not row.state.over
+            for one in row.connections
+        ],
+        "Connections",
+    )
+    emit_line("")
+    emit_table(
+        ("stream", "sink", "state", "behind, events", "behind, s", "rows", "errors", "last error"),
+        [
+            (
+                row.stream,
+                str(one.get("sink", "")),
+                str(one.get("state", "")),
+                one.get("cursor_lag_events"),
+                one.get("cursor_lag_s"),
+                one.get("rows"),
+                one.get("errors"),
+                str(one.get("last_error") or "")[:80],
+            )
+            for row in state.rows
+            for one in row.sinks
+        ],
+        "Sinks",
+    )
+    emit_line("")
+    show_gaps(platform, None, open_only=False, limit=GAPS_SHOWN, as_json=False, state=state)
+
+
+def sentence(row: StreamRow) -> str:
+    """A stream in one line."""
+    told = row.counters
+    journal = told.get("journal") or {}
+    parts = [f"{row.stream:<16} {condition(row)}"]
+    if row.died:
+        parts.append(
+            f"last heard of {lasting(row.heartbeat_age)} ago: {held_by(row)}. `market-pipelines stream run` goes on "
+            "where its journal ends"
+        )
+        return ", ".join(parts)
+    if row.state.over:
+        when = row.stopped_at or row.heartbeat_at
+        return ", ".join([*parts, f"since {when:%Y-%m-%d %H:%M:%S} UTC", *([row.detail] if row.detail else [])])
+    parts.append(f"{row.symbols} symbols of {row.provider}")
+    parts.append(f"{int(told.get('events') or 0):,} events ({float(told.get('events_per_s') or 0):,.0f}/s)")
+    age = last_event_age(row)
+    parts.append("nothing yet" if age is None else f"the last {age:.1f} s ago")
+    if told.get("lag_p99_ms") is not None:
+        parts.append(f"lag p50 {told['lag_p50_ms']:.0f} ms, p99 {told['lag_p99_ms']:.0f} ms")
+    if journal:
+        parts.append(f"journal {size(float(journal.get('bytes') or 0))}")
+    parts.append(held_by(row))
+    if journal.get("full"):
+        parts.append(str(journal["full"]))
+    if row.detail:
+        parts.append(row.detail)
+    return ", ".join(parts)
+
+
+def show_gaps(
+    platform: Platform,
+    stream: str | None,
+    *,
+    open_only: bool,
+    limit: int,
+    as_json: bool,
+    state: StreamsState | None = None,
+) -> None:
+    with platform.database.connection() as connection:
+        gaps = newest_gaps(connection, stream, limit, open_only=open_only)
+    if as_json:
+        emit_json([_gap(one) for one in gaps])
+        return
+    title = "Gaps"
+    if state is not None:
+        counted = {status: sum(one.get(status.value, 0) for one in state.gaps.values()) for status in GapStatus}
+        title += ": " + ", ".join(f"{count} {status.value}" for status, count in counted.items())
+    emit_table(
+        ("stream", "cause", "from (UTC)", "to (UTC)", "seconds", "of", "status", "rows", "note"),
+        [
+            (
+                one.stream,
+                one.cause.replace("_", " ") + (f" (only {one.sink})" if one.sink else ""),
+                _exact(one.begins_at),
+                "goes on" if one.ends_at is None else _exact(one.ends_at),
+                None if one.ends_at is None else (one.ends_at - one.begins_at) / timedelta(seconds=1),
+                "all" if one.symbols is None else f"{len(one.symbols)} symbols",
+                one.status.value,
+                one.rows_filled,
+                _note(one),
+            )
+            for one in gaps
+        ],
+        title,
+    )
+
+
+def _note(one: GapRow) -> str:
+    again = f"asked again at {one.retry_at:%H:%M:%S} UTC" if one.retry_at is not None else ""
+    return "; ".join(part for part in (one.reason[:120], again) if part)
+
+
+def _gap(one: GapRow) -> dict[str, Any]:
+    return {name: getattr(one, name) for name in GapRow.__dataclass_fields__}
+
+
+def _exact(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03d}"
+
+
+def _ago(age: float | None, row: StreamRow) -> str:
+    return "none yet" if age is None else f"{age + row.heartbeat_age:.1f} s ago"

@@ -1,0 +1,60 @@
+"""What of a journal is to be given up, and what that costs whom. Decides; does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from market_pipelines.streaming.entries import GapCause, Mark, MarkKind
+from market_pipelines.streaming.journal.shelf import Shelf
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    segments: int
+    """So many of the oldest."""
+    marks: tuple[Mark, ...] = ()
+    """One for each sink that loses something by it; to be durable before anything is deleted."""
+
+
+def due(
+    shelf: Shelf, cursors: Mapping[str, int] | None, *, limit_bytes: int, keep_ns: int, now_ns: int, waiting: int
+) -> Due:
+    """`waiting` bytes are about to be written. Without cursors nobody has said what is needed: nothing goes by age,
+    and what goes at the bound is missing for everybody."""
+    behind = min(cursors.values(), default=1 << 62) if cursors is not None else -1
+    total = shelf.bytes() + waiting
+    count = 0
+    for stored in shelf.stored:
+        old = behind >= stored.last and now_ns - stored.ended_ns >= keep_ns
+        if not old and total <= limit_bytes:
+            break
+        total -= stored.bytes
+        count += 1
+    if not count or behind >= shelf.stored[count - 1].last:
+        return Due(count)
+    oldest, last = shelf.stored[0].first, shelf.stored[count - 1].last
+    everybody = {"": oldest - 1} if cursors is None else cursors
+    return Due(
+        count,
+        tuple(
+            _lost(shelf, sink, max(cursor + 1, oldest), last, limit_bytes, now_ns)
+            for sink, cursor in sorted(everybody.items())
+            if cursor < last
+        ),
+    )
+
+
+def _lost(shelf: Shelf, sink: str, first: int, last: int, limit_bytes: int, now_ns: int) -> Mark:
+    begins = shelf.received_at(first)
+    whose = f"the sink {sink} had" if sink else "any sink had"
+    return Mark(
+        kind=MarkKind.GAP_CLOSED,
+        at_ns=now_ns,
+        gap=f"{shelf.id}:journal_bound:{sink}:{first}-{last}",
+        cause=GapCause.JOURNAL_BOUND,
+        begins_ns=begins,
+        ends_ns=max(begins, shelf.received_at(last)),
+        sink=sink,
+        detail=f"the journal reached its bound of {limit_bytes:,} bytes before {whose} positions {first} to {last}",
+    )
