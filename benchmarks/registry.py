@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from benchmarks import backfill, checks, definitions, limiter, parse, refresh, store, stream, up
+from benchmarks import backfill, checks, definitions, limiter, parse, refresh, soak, store, stream, up
 from benchmarks.measure import Effort
 from benchmarks.results import Findings
 
@@ -30,6 +30,7 @@ _ALL = (
     Benchmark("limiter", "Leave for one call to a provider", limiter.METHOD, limiter.run, 5),
     Benchmark("definitions", "Loading the definitions", definitions.METHOD, definitions.run, 5),
     Benchmark("stream", "From a provider's socket to the tick lake", stream.METHOD, stream.run, 2),
+    Benchmark("soak", "Half an hour of streaming", soak.METHOD, soak.run, 1, by_default=False),
     Benchmark("up", "From nothing to a served page", up.METHOD, up.run, 2, by_default=False),
 )
 BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}

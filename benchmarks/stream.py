@@ -102,7 +102,7 @@ def run(effort: Effort) -> Findings:
     return Findings(tuple(figures), tuple(notes))
 
 
-class _Load:
+class Load:
     """A load generator of its own, until it is asked what it sent."""
 
     def __init__(self, *options: str) -> None:
@@ -119,7 +119,7 @@ class _Load:
             self._told = json.loads(said)
         return self._told
 
-    def __enter__(self) -> _Load:
+    def __enter__(self) -> Load:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -127,7 +127,7 @@ class _Load:
 
 
 @contextmanager
-def _streaming(home: Path, database: str, address: str) -> Iterator[psutil.Process]:
+def streaming(home: Path, database: str, address: str) -> Iterator[psutil.Process]:
     variables = environment(
         MARKET_PIPELINES_HOME=str(home / database),
         MARKET_PIPELINES_SIMULATOR="off",
@@ -150,24 +150,24 @@ def _ours(home: Path, server: EmbeddedServer, name: str, events: int, size: int,
     database = f"bench_{name.replace('-', '_')}"
     server.ensure_database(database)
     options = ("--load", "max", "--events-per-frame", str(size), "--symbols-in-load", str(symbols))
-    with _Load(*options, "--events", str(events)) as load, _streaming(home, database, load.address) as process:
+    with Load(*options, "--events", str(events)) as load, streaming(home, database, load.address) as process:
         memory, cpu = 0.0, 0.0
         deadline = time.monotonic() + _PATIENCE
         with psycopg.connect(database_url(home, database), autocommit=True) as connection:
-            while _rows(connection) < events:
+            while rows(connection) < events:
                 if time.monotonic() > deadline:
-                    raise BenchmarkFailed(f"only {_rows(connection):,} of {events:,} events came to the lake")
+                    raise BenchmarkFailed(f"only {rows(connection):,} of {events:,} events came to the lake")
                 memory = max(memory, process.memory_info().rss / 1e6)
                 time.sleep(_LOOK_SECONDS)
             ended = time.time()
             times = process.cpu_times()
             cpu = times.user + times.system
-            _prove(connection, home / database, events)
+            prove(connection, home / database, events)
         began = load.end()["began"]
     return Run(events / (ended - began), cpu / events * 1e6, memory)
 
 
-def _rows(connection: psycopg.Connection[Any]) -> int:
+def rows(connection: psycopg.Connection[Any]) -> int:
     try:
         row = connection.execute("SELECT coalesce(sum(rows), 0)::bigint FROM market.tick_segments").fetchone()
     except psycopg.errors.UndefinedTable:
@@ -175,28 +175,39 @@ def _rows(connection: psycopg.Connection[Any]) -> int:
     return int(row[0]) if row is not None else 0
 
 
-def _prove(connection: psycopg.Connection[Any], home: Path, events: int) -> None:
+def freshest(connection: psycopg.Connection[Any]) -> float | None:
+    """Seconds since the newest event of the lake happened."""
+    try:
+        row = connection.execute(
+            "SELECT extract(epoch FROM clock_timestamp() - max(last_ts)) FROM market.tick_segments"
+        ).fetchone()
+    except psycopg.errors.UndefinedTable:
+        return None
+    return None if row is None or row[0] is None else float(row[0])
+
+
+def prove(connection: psycopg.Connection[Any], home: Path, events: int) -> None:
     """Every event is there once."""
     import duckdb  # noqa: PLC0415 (only here, after the clock has stopped)
 
     listed = connection.execute("SELECT kind, path FROM market.tick_segments").fetchall()
     total = 0
     for kind in {kind for kind, _ in listed}:
-        files = [str(home / "lake" / path) for found, path in listed if found == kind]
+        files = [str(home / "lake" / path) for listed_kind, path in listed if listed_kind == kind]
         with duckdb.connect() as lake:
-            ((rows, different),) = lake.execute(
+            ((found, different),) = lake.execute(
                 "SELECT count(*), count(DISTINCT (symbol, seq)) FROM read_parquet(?)", [files]
             ).fetchall()
-        if rows != different:
-            raise BenchmarkFailed(f"of {kind} the lake has {rows:,} rows and {different:,} different ones")
-        total += rows
+        if found != different:
+            raise BenchmarkFailed(f"of {kind} the lake has {found:,} rows and {different:,} different ones")
+        total += found
     if total != events:
         raise BenchmarkFailed(f"{events:,} events were sent and {total:,} are in the lake")
 
 
 def _peer(home: Path, name: str, events: int, size: int) -> float:
     options = ("--load", "max", "--events-per-frame", str(size), "--symbols-in-load", str(SYMBOLS))
-    with _Load(*options, "--events", str(events)) as load:
+    with Load(*options, "--events", str(events)) as load:
         command = [sys.executable, "-m", "benchmarks.stream_peer"]
         command += [load.address.removeprefix("ws://"), str(home / f"peer-{name}.duckdb"), str(events)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -213,18 +224,16 @@ def _freshness(home: Path, server: EmbeddedServer, rate: float, seconds: int) ->
     server.ensure_database(database)
     options = ("--load", str(int(rate)), "--events-per-frame", "50", "--symbols-in-load", str(SYMBOLS))
     ages: list[float] = []
-    with _Load(*options) as load, _streaming(home, database, load.address):
+    with Load(*options) as load, streaming(home, database, load.address):
         deadline = time.monotonic() + _PATIENCE
         with psycopg.connect(database_url(home, database), autocommit=True) as connection:
-            while _rows(connection) < rate * 3:
+            while rows(connection) < rate * 3:
                 if time.monotonic() > deadline:
                     raise BenchmarkFailed("no event came to the lake")
                 time.sleep(_LOOK_SECONDS)
             ends = time.monotonic() + seconds
             while time.monotonic() < ends:
-                row = connection.execute(
-                    "SELECT extract(epoch FROM clock_timestamp() - max(last_ts)) FROM market.tick_segments"
-                ).fetchone()
-                ages.append(float(row[0]) if row is not None else 0.0)
+                if (age := freshest(connection)) is not None:
+                    ages.append(age)
                 time.sleep(_LOOK_SECONDS)
     return quantiles(ages, n=100)[-1]

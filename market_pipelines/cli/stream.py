@@ -31,10 +31,12 @@ from market_pipelines.streaming.feeds.massive import file_limit_advice
 from market_pipelines.streaming.feeds.protocol import FeedFailed
 from market_pipelines.streaming.hosting import Ended, run_streams
 from market_pipelines.streaming.metrics import served_metrics
+from market_pipelines.streaming.plan import ALL
 from market_pipelines.streaming.plans import Planned, planned, unready
 from market_pipelines.streaming.replay import frames, replay
 from market_pipelines.streaming.service import StreamService, is_unauthorised
 from market_pipelines.streaming.status import document, streams_state
+from market_pipelines.streaming.symbols import EVERY_TYPE
 
 stream_commands = typer.Typer(help="The live service: quotes and trades as they happen.", no_args_is_help=True)
 gap_commands = typer.Typer(help="What the streams may have missed.", no_args_is_help=True)
@@ -163,6 +165,7 @@ def run(
     settings = _settings(options)
     with open_platform(settings) as platform:
         streams = _runnable(platform, planned(platform, wanted_of(options, say)))
+        _tell_of_strangers(platform, streams)
         if advice := file_limit_advice(sum(one.plan.max_connections for one in streams)):
             say(advice)
         code = _run(platform, streams, until)
@@ -198,6 +201,7 @@ def start(
     settings = _settings(options)
     with open_platform(settings, asks=False) as platform:
         streams = _runnable(platform, planned(platform, wanted_of(options, say)))
+        _tell_of_strangers(platform, streams)
         code = start_in_background(platform, [one.plan.name for one in streams], ctx.meta["words"], say)
     raise typer.Exit(code)
 
@@ -281,6 +285,7 @@ def list_gaps(
 ) -> None:
     """Show the gaps, the newest first."""
     with open_platform(read_door_settings(), asks=False) as platform:
+        _known(platform, stream)
         show_gaps(platform, stream, open_only=open_only, limit=limit, as_json=as_json)
 
 
@@ -295,7 +300,7 @@ def fill_gaps(stream: Stream = None) -> None:
     idle = sorted(set(names) - set(running))
     say(f"{waiting} gaps are asked for again")
     if idle and waiting:
-        say(f"{', '.join(idle)} does not run: its gaps are filled after the next start")
+        say(f"not running: {', '.join(idle)}. Gaps of theirs are filled after the next start")
 
 
 # --- running ---------------------------------------------------------------------------------------------------
@@ -354,6 +359,15 @@ def _runnable(platform: Platform, streams: Sequence[Planned]) -> tuple[Planned, 
         say("error: there is nothing to stream")
         raise typer.Exit(ExitCode.NOT_AUTHORISED)
     return able
+
+
+def _tell_of_strangers(platform: Platform, streams: Sequence[Planned]) -> None:
+    """Feeds take any symbol and are silent about one that does not exist."""
+    for one in streams:
+        known = {instrument.symbol for instrument in platform.market(one.plan.market).instruments}
+        strangers = [word for word in one.selection.symbols if word.upper() not in known and ":" not in word]
+        if strangers and not {ALL, EVERY_TYPE} & {word.lower() for word in strangers}:
+            say(f"not in the market file of {one.plan.market}, asked for as typed: {', '.join(strangers)}")
 
 
 # --- options ---------------------------------------------------------------------------------------------------

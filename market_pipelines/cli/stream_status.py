@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,9 @@ from market_pipelines.streaming.lease import held_by
 from market_pipelines.streaming.status import StreamsState, condition, last_event_age
 
 GAPS_SHOWN = 5
+_SHORT = 60
+TROUBLED = ("retrying", "refused", "failed")
+"""Sinks that are not well: the last error of the others is over."""
 
 
 def show_status(platform: Platform, state: StreamsState) -> None:
@@ -33,7 +37,7 @@ def show_status(platform: Platform, state: StreamsState) -> None:
                 one.get("frames"),
                 _ago(one.get("last_data_age_s"), row),
                 one.get("reconnects"),
-                str(one.get("detail") or "")[:80],
+                _short(str(one.get("detail") or "")),
             )
             for row in state.rows
             if not row.state.over
@@ -53,15 +57,31 @@ def show_status(platform: Platform, state: StreamsState) -> None:
                 one.get("cursor_lag_s"),
                 one.get("rows"),
                 one.get("errors"),
-                str(one.get("last_error") or "")[:80],
+                _short(str(one.get("last_error") or "")),
             )
             for row in state.rows
             for one in row.sinks
         ],
         "Sinks",
     )
+    for told in cut_short(state.rows):
+        emit_line(told)
     emit_line("")
     show_gaps(platform, None, open_only=False, limit=GAPS_SHOWN, as_json=False, state=state)
+
+
+def cut_short(rows: Sequence[StreamRow]) -> Iterator[str]:
+    """What the tables have no room for: the end of such a sentence says what to do."""
+    for row in rows:
+        told = [(one.get("origin"), one.get("detail")) for one in row.connections if not row.state.over]
+        told += [(one.get("sink"), one.get("last_error")) for one in row.sinks if one.get("state") in TROUBLED]
+        for name, words in told:
+            if words and _short(str(words)) != str(words):
+                yield f"{row.stream}, {name}: {words}"
+
+
+def _short(words: str) -> str:
+    return words if len(words) <= _SHORT else f"{words[: _SHORT - 1].rstrip()}…"
 
 
 def sentence(row: StreamRow) -> str:
@@ -107,6 +127,9 @@ def show_gaps(
         gaps = newest_gaps(connection, stream, limit, open_only=open_only)
     if as_json:
         emit_json([_gap(one) for one in gaps])
+        return
+    if not gaps and state is None:
+        say("No gap is open." if open_only else "There has been no gap.")
         return
     title = "Gaps"
     if state is not None:

@@ -20,7 +20,7 @@ from market_pipelines.market.records import TickKind
 from market_pipelines.market.sessions import trading_calendar
 from market_pipelines.pipeline.corrections import settle_correction
 from market_pipelines.pipeline.refresh import instruments_of
-from market_pipelines.pipeline.ticks import CAPABILITY, pull_ticks, read_ticks
+from market_pipelines.pipeline.ticks import CAPABILITY, newest_day, pull_ticks, read_ticks
 from market_pipelines.store.corrections import Decision, UnknownCorrection, held
 
 correction_commands = typer.Typer(no_args_is_help=True, help="Changes of final bars that wait for a decision.")
@@ -72,7 +72,8 @@ def ticks(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Trades, quotes, aggregates or snapshots out of the tick lake. Without days: the last session that has closed."""
+    """Trades, quotes, aggregates or snapshots out of the tick lake. Without days: the last session that has closed,
+    or a later day of which the lake has some."""
     wanted = _symbols(symbols)
     if pull and kind not in CAPABILITY:
         raise typer.BadParameter(
@@ -83,7 +84,9 @@ def ticks(
     with platform_of_commands(asks=pull) as platform:
         definition = platform.market(market)
         calendar = trading_calendar(definition.mic, platform.clock())
-        first = _instant(start if start is not None else calendar.last_closed(platform.clock()), calendar.zone, 0)
+        with platform.database.connection() as connection:
+            begins = start if start is not None else newest_day(connection, definition, kind, platform.clock())
+        first = _instant(begins, calendar.zone, 0)
         last = _instant(end if end is not None else first.astimezone(calendar.zone).date(), calendar.zone, 1)
         if first >= last:
             raise typer.BadParameter(f"--to {last.isoformat()} is not after --from {first.isoformat()}")

@@ -132,3 +132,5 @@ class TickMark(IntFlag):
     """Nobody bids, or nobody asks."""
     NOT_POSITIVE = 2048
     """A price or size of zero or less, or none at all."""
+    LAKE_ONLY = 4096
+    """History brought it because the tick lake alone lacked it: the other sinks have had it from the stream."""

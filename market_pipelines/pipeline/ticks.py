@@ -26,7 +26,9 @@ from market_pipelines.pipeline.reading import BadQuestion, opened
 from market_pipelines.pipeline.results import logged_job, new_run_id
 from market_pipelines.providers.protocol import Capability, DailyProvider, TicksQuery
 from market_pipelines.settings import Settings, read_settings
+from market_pipelines.store.database import Transaction
 from market_pipelines.store.lake import TickLake
+from market_pipelines.store.lake_overview import overview
 
 LAKE_FOLDER = "lake"
 CAPABILITY = {TickKind.TRADES: Capability.TRADES, TickKind.QUOTES: Capability.QUOTES_HISTORY}
@@ -143,6 +145,13 @@ def _pull(
     return TickPull(instrument.symbol, session, delivered.outcome, delivered.provider, rows, requests, "")
 
 
+def newest_day(connection: Transaction, market: MarketDefinition, kind: TickKind, now: datetime) -> date:
+    """The last session that has closed, or a later day of which the lake has some: a stream's day is looked at while
+    it lasts."""
+    held = [shelf.session for shelf in overview(connection, market=market.name, sessions=1) if shelf.kind == kind]
+    return max([trading_calendar(market.mic, now).last_closed(now), *held])
+
+
 def read_ticks(
     platform: Platform,
     symbols: Sequence[str],
@@ -168,7 +177,7 @@ def ticks(
     imported. Nobody is asked.
 
     `start` and `end` are instants with a time zone (`end` excluded), or days at the exchange, both included. Without
-    them: the exchange's last session that has closed.
+    them: the exchange's last session that has closed, or a later day of which the lake has some.
     """
     wanted = [symbols] if isinstance(symbols, str) else list(dict.fromkeys(symbols))
     if not wanted:
@@ -181,11 +190,12 @@ def ticks(
     chosen = settings if settings is not None else read_settings()
     now = datetime.now(UTC)
     calendar = trading_calendar(markets[market].mic, now)
-    first = _moment(start if start is not None else calendar.last_closed(now), "start", calendar, 0)
-    last = _moment(end if end is not None else first.astimezone(calendar.zone).date(), "end", calendar, 1)
-    if first >= last:
-        raise BadQuestion(f"the range ends ({last.isoformat()}) before it begins ({first.isoformat()})")
     with opened(chosen) as database, database.connection() as connection:
+        begins = start if start is not None else newest_day(connection, markets[market], TickKind(kind), now)
+        first = _moment(begins, "start", calendar, 0)
+        last = _moment(end if end is not None else first.astimezone(calendar.zone).date(), "end", calendar, 1)
+        if first >= last:
+            raise BadQuestion(f"the range ends ({last.isoformat()}) before it begins ({first.isoformat()})")
         lake = TickLake(chosen.home / LAKE_FOLDER)
         return lake.read(connection, TickKind(kind), symbols=wanted, start=first, end=last, limit=limit, market=market)
 

@@ -17,6 +17,14 @@ EXCHANGE_ZONES: Mapping[str, ZoneInfo] = {
     "XLON": ZoneInfo("Europe/London"),
     "XTKS": ZoneInfo("Asia/Tokyo"),
 }
+LONGEST_WORD = 64
+"""Of a symbol or an id that a feed tells; the longest of options have 26."""
+
+
+def is_word(text: str) -> bool:
+    """Whether it can be a symbol or an id: one that is too long, or has letters that nobody sees, stops every table
+    that has it in a key."""
+    return len(text) <= LONGEST_WORD and text.isprintable()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ before. Duplicates are `dedupe`'s.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from types import MappingProxyType
@@ -15,7 +16,9 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
+import structlog
 
 from market_pipelines.market.consensus import house_name
 from market_pipelines.market.definition import MarketDefinition, UnknownSymbol
@@ -51,12 +54,21 @@ from market_pipelines.streaming.entries import (
 
 SHOWN = 2_000
 """Bytes of an entry that could not be read that are told."""
+FAULT = "a fault of the reader"
+"""What the reason begins with where that is why an entry could not be read."""
+MOST_FAULTS = 20
+"""Of one part of the journal that is decoded at once."""
 MINUTE_NS = 60_000_000_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FAULTS = (Exception, pl.exceptions.PanicException)
+"""A panic of polars is no `Exception`."""
 _OF_TICKS = MappingProxyType(
     {Capability.TRADES.value: TickKind.TRADES, Capability.QUOTES_HISTORY.value: TickKind.QUOTES}
 )
 _OF_QUOTES = frozenset({Capability.QUOTE.value, Capability.BULK_QUOTES.value})
+
+
+_log = structlog.stdlib.get_logger("market_pipelines.streaming")
 
 
 class Columns(NamedTuple):
@@ -103,14 +115,36 @@ class Decoder:
                 _read_marks(batch, marks, rejects)
         others = [batch for batch in batches if batch.format is not Format.MARK]
         for format, run in groupby(others, key=lambda batch: batch.format):
-            found = self._read(format, list(run), rejects)
-            passed_over += found[1]
-            for kind, table in found[0]:
+            found, passed = self._read_around_faults(format, list(run), rejects)
+            passed_over += passed
+            for kind, table in found:
                 if len(table):
                     tables.setdefault(kind, []).append(table)
         rejects.sort(key=lambda one: (one.position, one.place))
         joined = {kind: pa.concat_tables(tables[kind]).combine_chunks() for kind in SCHEMAS if kind in tables}
         return Columns(joined, tuple(marks), tuple(rejects), passed_over)
+
+    def _read_around_faults(
+        self, format: Format, batches: Sequence[Batch], rejects: list[Reject]
+    ) -> tuple[list[tuple[TickKind, pa.Table]], int]:
+        """An entry that a reader here trips over must not stand in the way of all that comes after it. It is found by
+        halving, told loudly, and left out like one that could not be read. Many of them are our own fault all
+        through: then nothing is left out."""
+        noted = len(rejects)
+        try:
+            found, passed_over = self._read(format, batches, rejects)
+            return list(found), passed_over
+        except _FAULTS as error:
+            del rejects[noted:]
+            faults = sum(one.reason.startswith(FAULT) for one in rejects)
+            if isinstance(error, MemoryError) or faults >= MOST_FAULTS:
+                raise
+            halves = _halves(batches)
+            if not halves:
+                rejects.append(_at_fault(batches[0], error, trace=not faults))
+                return [], 0
+        both = [self._read_around_faults(format, half, rejects) for half in halves]
+        return [table for tables, _ in both for table in tables], sum(passed for _, passed in both)
 
     def _read(
         self, format: Format, batches: Sequence[Batch], rejects: list[Reject]
@@ -175,7 +209,7 @@ class Decoder:
         if saved.capability == Capability.INTRADAY.value:
             return TickKind.AGGREGATES, _bars(parsed.bars, saved, feed)
         kind = _OF_TICKS[saved.capability]
-        return kind, _ticks(parsed.bars, kind, saved.received_ns, feed)
+        return kind, _ticks(parsed.bars, kind, saved, feed)
 
     def _question(self, saved: SavedAnswer, received_at: datetime) -> Any:
         instruments = tuple(self._instrument(symbol) for symbol in saved.symbols)
@@ -198,6 +232,36 @@ class Decoder:
             return self._market.instrument(symbol)
         except UnknownSymbol:
             return Instrument(symbol, self._market.name, self._market.mic, self._market.currency)
+
+
+def _halves(batches: Sequence[Batch]) -> list[Sequence[Batch]]:
+    """None of a single entry."""
+    if len(batches) > 1:
+        return [batches[: len(batches) // 2], batches[len(batches) // 2 :]]
+    [batch], half = batches, len(batches[0].bodies) // 2
+    if not half:
+        return []
+    parts = ((0, half), (half, len(batch.bodies)))
+    return [
+        [
+            replace(
+                batch, first=batch.first + first, received=batch.received[first:last], bodies=batch.bodies[first:last]
+            )
+        ]
+        for first, last in parts
+    ]
+
+
+def _at_fault(batch: Batch, error: BaseException, *, trace: bool) -> Reject:
+    reason = redact(f"{FAULT}: {type(error).__name__}: {error}")
+    _log.error(
+        "an entry of the journal is left out, because reading it failed in a way that nobody foresaw",
+        position=batch.first,
+        format=batch.format.value,
+        reason=reason,
+        exc_info=error if trace else None,
+    )
+    return Reject(batch.first, -1, batch.format, int(batch.received[0]), reason, batch.bodies[0][:SHOWN])
 
 
 def _read_marks(batch: Batch, marks: list[Mark], rejects: list[Reject]) -> None:
@@ -241,11 +305,16 @@ def _snapshots(
     return pa.Table.from_pylist(rows, schema=SNAPSHOTS)
 
 
-def _ticks(frame: pd.DataFrame, kind: TickKind, received_ns: int, feed: str) -> pa.Table:
-    marks = np.full(len(frame), TickMark.FILLED, dtype=np.int32)
+def _ticks(frame: pd.DataFrame, kind: TickKind, saved: SavedAnswer, feed: str) -> pa.Table:
+    marks = np.full(len(frame), _filled(saved), dtype=np.int32)
     if kind is TickKind.QUOTES:
         marks[(frame["bid"].isna() | frame["ask"].isna()).to_numpy()] |= TickMark.ONE_SIDED
-    return _table(frame.assign(received_at=_stamps(len(frame), received_ns), feed=feed, marks=marks), _schema(kind))
+    received = _stamps(len(frame), saved.received_ns)
+    return _table(frame.assign(received_at=received, feed=feed, marks=marks), _schema(kind))
+
+
+def _filled(saved: SavedAnswer) -> TickMark:
+    return TickMark.FILLED | (TickMark.LAKE_ONLY if saved.sink else TickMark.NONE)
 
 
 def _schema(kind: TickKind) -> pa.Schema:
@@ -265,7 +334,7 @@ def _bars(frame: pd.DataFrame, saved: SavedAnswer, feed: str) -> pa.Table:
         vw=np.nan,
         av=np.nan,
         feed=feed,
-        marks=np.int32(TickMark.FILLED),
+        marks=np.int32(_filled(saved)),
     )
     return _table(whole[wanted], AGGREGATES)
 

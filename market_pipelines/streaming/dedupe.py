@@ -279,8 +279,16 @@ def _local_day(quarter: int, zone: ZoneInfo) -> int:
 _EPOCH_DAY = datetime(1970, 1, 1, tzinfo=ZoneInfo("UTC")).toordinal()
 
 
-def _keys(kind: TickKind, table: pa.Table, codes: Codes, days: Integers, seq: Integers, numbered: Flags) -> Hashes:
-    symbol = _mixed(codes.astype(np.uint64), days)
+def keys_of(kind: TickKind, table: pa.Table, zone: ZoneInfo) -> Hashes:
+    """What makes trades or quotes the same, without anything that has to be remembered."""
+    seq = integers(table["seq"])
+    return _keys(kind, table, _hashes(table["symbol"]), local_days(instants(table["ts"]), zone), seq, seq > 0)
+
+
+def _keys(
+    kind: TickKind, table: pa.Table, symbols: Codes | Hashes, days: Integers, seq: Integers, numbered: Flags
+) -> Hashes:
+    symbol = _mixed(symbols.astype(np.uint64), days)
     keys = _mixed(symbol, seq)
     if kind is TickKind.TRADES:
         keys = _mixed(_mixed(keys, _hashes(table["exchange"])), _hashes(table["trade_id"]))

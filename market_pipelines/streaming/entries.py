@@ -113,6 +113,8 @@ class SavedAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The key of the gap that it fills, if it fills one."""
     interval: str = ""
     """Of bars that fill a gap."""
+    sink: str = ""
+    """The one sink that lacks it; empty: nobody has it."""
 
 
 _mark_decoder = msgspec.msgpack.Decoder(Mark)

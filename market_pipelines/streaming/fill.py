@@ -3,23 +3,22 @@
 A gap is asked for once it has ended, symbol by symbol and channel by channel, through the house's own limiter,
 archive and ledger. A quarter of an hour after its end at the latest it is declared filled, partial or unfillable,
 with the reason; what may still come is asked for later all the same. Gaps of one sink alone are not filled, unless
-that sink is the lake: the others have what it lacks, and history would reach them twice.
+that sink is the lake: the others have what it lacks, and are not given what history brings for it.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import psycopg
 import structlog
 
 from market_pipelines.market.definition import MarketDefinition
-from market_pipelines.market.hours import hours
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.market.records import TickKind
@@ -38,22 +37,18 @@ from market_pipelines.providers.protocol import (
     TicksQuery,
     abilities_of,
 )
-from market_pipelines.redaction import redact_bytes
+from market_pipelines.redaction import redact, redact_bytes
 from market_pipelines.store.archive import ArchiveError
 from market_pipelines.store.database import DatabaseUnavailable
 from market_pipelines.store.stream_gaps import GapRow, GapStatus, gaps_due, settle
 from market_pipelines.streaming.entries import Format, SavedAnswer, packed
 from market_pipelines.streaming.feeds.protocol import Intake
-from market_pipelines.streaming.plan import ALL, Channel, FeedName, StreamPlan
+from market_pipelines.streaming.gap_questions import HISTORY, Question, neighbours, questions_about
+from market_pipelines.streaming.journal import JournalClosed
+from market_pipelines.streaming.plan import FeedName, StreamPlan
 
 LAKE = "lake"
 """The one sink whose own gaps are filled."""
-PAD = timedelta(seconds=2)
-"""On both sides: events are older than their arrival, and clocks differ."""
-PIECE = timedelta(hours=1)
-"""Of ticks: as much as one question asks for."""
-LONGEST = timedelta(days=5)
-"""Of a gap: its older part is for a backfill to fetch."""
 SETTLE_SECONDS = 5.0
 """History comes a little after the stream."""
 DECLARED_WITHIN = timedelta(minutes=12)
@@ -64,32 +59,18 @@ LATER = timedelta(hours=1)
 GIVEN_UP_AFTER = timedelta(days=3)
 MOST_QUESTIONS = 5_000
 """In one attempt; the rest waits for the next."""
+MINUTE = "1min"
 WORKERS = 2
 _LOOK_SECONDS = 1.0
 _DURABLE_SECONDS = 30.0
 
-MINUTE = "1min"
 NO_HISTORY = {
     FeedName.STOOQ: "Stooq tells the state of now and has no history of it",
     FeedName.YAHOO: "Yahoo's streamer has no history of quotes",
     FeedName.POLL: "a polled quote is the state of now: nobody has its history",
 }
 POLLED = (FeedName.STOOQ, FeedName.POLL)
-_HISTORY: Mapping[str, tuple[Capability, TickKind | None]] = {
-    Channel.QUOTES: (Capability.QUOTES_HISTORY, TickKind.QUOTES),
-    Channel.TRADES: (Capability.TRADES, TickKind.TRADES),
-    Channel.MINUTES: (Capability.INTRADAY, None),
-}
-
 _log = structlog.stdlib.get_logger("market_pipelines.streaming")
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    symbol: str
-    channel: str
-    start: datetime
-    end: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +135,15 @@ class GapFiller:
     def _run(self) -> None:
         while not self._stop.wait(min(_LOOK_SECONDS, self._settle.total_seconds())):
             try:
-                for gap in self._due():
+                for gaps in neighbours(self._due()):
                     if self._stop.is_set():
                         return
-                    self.fill(gap)
+                    self._fill_or_tell(gaps)
                 self.trouble = ""
+            except JournalClosed:
+                if not self._stop.is_set():
+                    raise
+                return
             except (DatabaseUnavailable, psycopg.OperationalError, ArchiveError) as error:
                 if not self.trouble:
                     _log.warning("gaps cannot be filled now", stream=self._plan.name, reason=str(error))
@@ -169,19 +154,39 @@ class GapFiller:
         with self._platform.database.connection() as connection:
             return gaps_due(connection, self._plan.name, now - self._settle, now)
 
-    def fill(self, gap: GapRow) -> Settlement:
-        """One attempt; the gap is settled in the table when it returns, unless the service is being stopped."""
-        came = self._attempt(gap)
+    def _fill_or_tell(self, gaps: Sequence[GapRow]) -> None:
+        """A gap that we trip over must end neither the filling of the others nor the stream."""
+        try:
+            self.fill(*gaps)
+        except (DatabaseUnavailable, psycopg.OperationalError, ArchiveError, JournalClosed):
+            raise
+        except Exception as error:  # noqa: BLE001 (see above)
+            _log.exception("filling a gap failed in a way that nobody foresaw", gap=gaps[0].gap_key)
+            now = self._platform.clock()
+            again = now + LATER if now - (gaps[-1].ends_at or now) < GIVEN_UP_AFTER else None
+            reason = redact(f"a fault of the filler: {type(error).__name__}: {error}")[:2000]
+            with self._platform.database.connection() as connection:
+                for gap in gaps:
+                    settle(connection, gap.gap_id, GapStatus.PARTIAL, reason, gap.rows_filled, again, now)
+
+    def fill(self, gap: GapRow, *more: GapRow) -> Settlement:
+        """One attempt for a gap and those right behind it, as if they were one; they are settled in the table when it
+        returns, unless the service is being stopped. What came is counted with the first."""
+        last = more[-1] if more else gap
+        came = self._attempt(replace(gap, ends_at=last.ends_at, recorded_at=last.recorded_at))
         if came is None:
             return Settlement(gap.status, gap.reason, gap.rows_filled)
         if came.retry_at is None:
             self._known.pop(gap.gap_key, None)
         with self._platform.database.connection() as connection:
-            settle(connection, gap.gap_id, came.status, came.reason, came.rows, came.retry_at, self._platform.clock())
+            for one in (gap, *more):
+                rows = came.rows if one is gap else 0
+                settle(connection, one.gap_id, came.status, came.reason, rows, came.retry_at, self._platform.clock())
         _log.info(
             "gap settled" if came.status is not GapStatus.OPEN else "gap not filled yet",
             stream=self._plan.name,
             gap=gap.gap_key,
+            more=len(more),
             status=came.status.value,
             rows=came.rows,
             reason=came.reason,
@@ -205,11 +210,17 @@ class GapFiller:
         if isinstance(provider, str):
             return Settlement(GapStatus.UNFILLABLE, provider)
         known = self._known.setdefault(gap.gap_key, _Progress())
-        questions, cut = self._questions(gap, provider)
+        ended = gap.ends_at if gap.ends_at is not None else self._platform.clock()
+        questions, cut = questions_about(
+            gap, ended, self._market, provider, self._symbols(), at_all_hours=self._platform.simulated
+        )
         if not questions:
             nothing = cut or "nobody traded in that time"
             return Settlement(GapStatus.UNFILLABLE if cut else GapStatus.FILLED, nothing)
-        later = self._ask(gap, provider, [one for one in questions if one not in known.done], known)
+        left = [one for one in questions if one not in known.done and one not in known.refused]
+        later = self._ask(gap, provider, left[:MOST_QUESTIONS], known)
+        if len(left) > MOST_QUESTIONS:
+            later.append(f"{len(left) - MOST_QUESTIONS:,} more questions are asked the next time")
         if self._stop.is_set():
             return None
         if not self._wait_durable(_DURABLE_SECONDS):
@@ -224,41 +235,6 @@ class GapFiller:
         provider = self._platform.providers["polygon"]
         lacking = "" if self._platform.simulated else provider.ready()
         return f"history cannot be asked for: {lacking}" if lacking else provider
-
-    # --- what is asked ---------------------------------------------------------------------------------------
-
-    def _questions(self, gap: GapRow, provider: DailyProvider) -> tuple[list[Question], str]:
-        """What has to be asked, and what of the gap will not be."""
-        ended = gap.ends_at if gap.ends_at is not None else self._platform.clock()
-        begins, ends = max(gap.begins_at, ended - LONGEST) - PAD, ended + PAD
-        cut = [] if gap.begins_at >= ended - LONGEST else [f"only the last {LONGEST.days} days of it are fetched"]
-        symbols = tuple(gap.symbols) if gap.symbols is not None else tuple(self._symbols())
-        if ALL in symbols:
-            cut.append("the stream follows all symbols, and those of the market file alone are fetched")
-            symbols = tuple(one.symbol for one in self._market.instruments if provider.covers(one))
-        channels = [channel for channel in gap.channels if channel in _HISTORY]
-        if lacking := sorted(set(gap.channels) - set(channels)):
-            cut.append(f"there is no history of {', '.join(lacking)}")
-        spans = list(self._spans(begins, ends))
-        found = []
-        for channel in channels:
-            pieces = [piece for span in spans for piece in _pieces(*span)] if _HISTORY[channel][1] else spans
-            found += [Question(symbol, channel, start, end) for start, end in pieces for symbol in symbols]
-        if len(found) > MOST_QUESTIONS:
-            cut.append(f"{len(found):,} requests would be needed and {MOST_QUESTIONS:,} are made")
-        return found[:MOST_QUESTIONS], "; ".join(cut)
-
-    def _spans(self, begins: datetime, ends: datetime) -> Iterator[tuple[datetime, datetime]]:
-        """The trading within; the simulator trades round the clock."""
-        if self._platform.simulated:
-            yield begins, ends
-            return
-        calendar = trading_calendar(self._market.mic, ends)
-        for session in calendar.sessions(calendar.local_date(begins), calendar.local_date(ends)):
-            day = hours(calendar, session)
-            start, end = max(begins, day.begins), min(ends, day.ends)
-            if start < end:
-                yield start, end
 
     # --- asking ----------------------------------------------------------------------------------------------
 
@@ -295,16 +271,15 @@ class GapFiller:
                 else:
                     later.append(f"{outcome.value}: {reason}")
 
-        asked = [one for one in questions if one not in known.refused]
         with ThreadPoolExecutor(WORKERS, thread_name_prefix=f"fill {self._plan.name}") as workers:
-            for _ in workers.map(answer, asked):
+            for _ in workers.map(answer, questions):
                 pass
         return later
 
     def _put(
         self, gap: GapRow, run: ProviderRun, run_id: str, question: Question, instrument: Instrument
     ) -> tuple[Outcome, str, int]:
-        capability, kind = _HISTORY[question.channel]
+        capability, kind = HISTORY[question.channel]
         if capability not in abilities_of(run.provider):
             return Outcome.NOT_ENTITLED, f"{run.provider.name} offers no {capability.value}", 0
         calendar = trading_calendar(self._market.mic, question.end)
@@ -365,6 +340,7 @@ class GapFiller:
             ends_ns=_ns(question.end),
             gap=gap.gap_key,
             interval=MINUTE if kind is None else "",
+            sink=gap.sink or "",
         )
         self._intake(Format.ANSWER, f"fill:{gap.gap_key}", saved.received_ns, packed(saved))
 
@@ -387,12 +363,6 @@ class GapFiller:
         told = f"{left} of {len(questions)} questions are unanswered: {reason}" if left else reason
         again = now + LATER if later and now - ended < GIVEN_UP_AFTER else None
         return Settlement(status, told, known.rows, again)
-
-
-def _pieces(begins: datetime, ends: datetime) -> Iterator[tuple[datetime, datetime]]:
-    while begins < ends:
-        yield begins, min(begins + PIECE, ends)
-        begins += PIECE
 
 
 def _ns(at: datetime) -> int:

@@ -120,8 +120,9 @@ class GapWatch:
         if not self._inherited:
             return
         now = self._clock_ns()
-        # Live: every channel is subscribed to. The first data of one of them says nothing of the others.
-        fresh = [one.state == "live" and one.last_data_ns >= self._began_ns for one in connections]
+        # Live: every channel is subscribed to. The first data of one of them says nothing of the others. Connections
+        # are of this life, so that any data will do: the clock may have been set back since it began.
+        fresh = [one.state == "live" and one.last_data_ns > 0 for one in connections]
         if not any(fresh):
             return
         self._first_data_ns = self._first_data_ns or now

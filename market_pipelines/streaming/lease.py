@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 
@@ -22,6 +23,8 @@ from market_pipelines.store.database import DatabaseUnavailable
 from market_pipelines.store.streams import Claim, Report, StreamRow, Wish
 
 HEARTBEAT_SECONDS = 2.0
+BEATS_MISSED = 3
+"""So many, and this process may have stood still while its lease ran out: it asks before anything is written."""
 
 _log = structlog.stdlib.get_logger("market_pipelines.streaming")
 
@@ -105,6 +108,9 @@ class Heartbeat:
         self._report = report
         self._seconds = seconds
         self._over = threading.Event()
+        self._asking = threading.Lock()
+        self._awake_at = self._renewed_at = _now()
+        """When this process was last known to run, and when it last renewed the lease."""
         self._thread = threading.Thread(target=self._run, name=f"lease {lease.stream}", daemon=True)
         self.wish = Wish.NONE
         self.lost = ""
@@ -130,6 +136,28 @@ class Heartbeat:
             self._quietly(lambda: self._lease.heeded(wish))
         return wish
 
+    def still_ours(self) -> bool:
+        """Whether the lease was renewed a moment ago. Asked before anything is stored where the lease is kept: one
+        that stood still and goes on must find out whether somebody has taken over before it writes."""
+        return self._is_fresh(lambda: self._renewed_at)
+
+    def not_lost(self) -> bool:
+        """The same for what is stored elsewhere: a database that is away keeps nobody from writing there. Asked only
+        where nobody has asked for so long that the process may have stood still."""
+        self._is_fresh(lambda: self._awake_at)
+        if not self.lost:
+            self._awake_at = _now()
+        return not self.lost
+
+    def _is_fresh(self, told_at: Callable[[], float]) -> bool:
+        longest = BEATS_MISSED * self._seconds
+        if not self.lost and _now() - told_at() > longest:
+            with self._asking:
+                if not self.lost and _now() - told_at() > longest:
+                    self._quietly(self._beat)
+                    self._awake_at = _now()
+        return not self.lost and _now() - told_at() <= longest
+
     def say(self) -> None:
         """Now rather than with the next beat."""
         self._quietly(self._beat)
@@ -141,11 +169,13 @@ class Heartbeat:
                 return
 
     def _beat(self) -> None:
+        began = _now()
         try:
             wish = self._lease.renew(self._report())
         except LeaseLost as error:
             self.lost = str(error)
             return
+        self._renewed_at = began  # the answer may have waited for a process that stood still
         if self.trouble:
             _log.info("the database is back", stream=self._lease.stream)
             self.trouble = ""
@@ -163,3 +193,8 @@ class Heartbeat:
                     reason=str(error),
                 )
             self.trouble = str(error) or type(error).__name__
+
+
+def _now() -> float:
+    """Goes on while the machine sleeps, where the system has such a clock."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -24,9 +24,10 @@ from market_pipelines.streaming.journal import JournalMissing, JournalReader, Jo
 from market_pipelines.streaming.plan import AssetClass, Channel, FeedName, StreamPlan
 from market_pipelines.streaming.service import journal_folder, stored_feed
 from market_pipelines.streaming.sinks.build import build_sinks
-from market_pipelines.streaming.sinks.protocol import Sink, SinkRefused, SinkUnavailable
+from market_pipelines.streaming.sinks.protocol import Cursor, Sink, SinkRefused, SinkUnavailable
 from market_pipelines.streaming.tail import Tail
 
+KEEPS_ITS_CURSOR = frozenset({"lake", "postgres", "gaps", "redis"})
 _PATIENCE = 5.0
 _ENTRIES = 2_000
 
@@ -52,7 +53,10 @@ def replay(platform: Platform, stream: str, name: str, start: datetime | None, e
     market = platform.market(plan.market)
     folder = journal_folder(platform, stream)
     with _opened(folder) as reader, tempfile.TemporaryDirectory(prefix="replay-") as cursors:
-        sinks = {one.name: one for one in build_sinks(platform, plan, market, journal_folder=Path(cursors), bus=None)}
+        sinks = {
+            one.name: one
+            for one in build_sinks(platform, plan, market, journal=reader.id, journal_folder=Path(cursors), bus=None)
+        }
         if name not in sinks:
             raise ReplayRefused(f"--sink {name!r} is none of this installation's; accepted: {', '.join(sorted(sinks))}")
         decoder = Decoder(
@@ -62,17 +66,15 @@ def replay(platform: Platform, stream: str, name: str, start: datetime | None, e
         )
         with closing(Tail(lambda: JournalReader(folder), decoder, journal=reader.id)) as tail:
             after, upto = _span(reader, start, end)
-            return _sent(tail, sinks[name], row, after, upto)
+            return _sent(tail, sinks[name], row, reader.first - 1, after, upto)
 
 
-def _sent(tail: Tail, sink: Sink, row: StreamRow, after: int, upto: int) -> Replayed:
+def _sent(tail: Tail, sink: Sink, row: StreamRow, oldest: int, after: int, upto: int) -> Replayed:
     rows = 0
     try:
         cursor = sink.open()
-        if cursor is not None and cursor.journal == tail.journal and cursor.position >= after:
-            if row.running and cursor.position < upto:
-                raise ReplayRefused(f"{sink.name} takes nothing twice, and the running service gives it what it lacks")
-            after = min(cursor.position, upto)
+        if sink.name in KEEPS_ITS_CURSOR:
+            after = _from_its_cursor(sink.name, cursor, tail.journal, row, oldest, after, upto)
         position = after
         while position < upto:
             chunk = tail.chunk(position, _PATIENCE)
@@ -85,6 +87,19 @@ def _sent(tail: Tail, sink: Sink, row: StreamRow, after: int, upto: int) -> Repl
     finally:
         sink.close()
     return Replayed(row.stream, sink.name, position - after, rows, after, position)
+
+
+def _from_its_cursor(
+    name: str, cursor: Cursor | None, journal: str, row: StreamRow, oldest: int, after: int, upto: int
+) -> int:
+    """Such a sink goes on where it stands, whatever was asked for: a later beginning would move its cursor over what
+    it never got."""
+    stands = cursor.position if cursor is not None and cursor.journal == journal else None
+    if row.running and (stands is None or stands < upto):
+        raise ReplayRefused(f"{name} takes nothing twice, and the running service gives it what it lacks")
+    if stands is None and after > oldest:
+        raise ReplayRefused(f"{name} has nothing of this journal yet: replay it from its beginning, without --from")
+    return min(oldest if stands is None else stands, upto)
 
 
 def frames(platform: Platform, stream: str, start: datetime | None, end: datetime | None) -> Iterator[str]:

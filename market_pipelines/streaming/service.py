@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -28,7 +28,7 @@ from market_pipelines.pipeline.stopping import Stop
 from market_pipelines.settings import SettingsError
 from market_pipelines.store.database import DatabaseUnavailable
 from market_pipelines.store.disk import DiskFloor
-from market_pipelines.store.stream_cursors import cursors
+from market_pipelines.store.stream_cursors import cursors, stored_until
 from market_pipelines.store.streams import Claim, StreamState, Wish, stream_row
 from market_pipelines.streaming.bus import EventBus
 from market_pipelines.streaming.decode import Decoder
@@ -50,12 +50,14 @@ from market_pipelines.streaming.meter import Meter
 from market_pipelines.streaming.plan import ALL, StreamPlan
 from market_pipelines.streaming.plans import PROVIDER_OF, Selection
 from market_pipelines.streaming.reporting import Reporter
-from market_pipelines.streaming.sinks.build import build_sinks
+from market_pipelines.streaming.sinks.build import IN_DATABASE, build_sinks
 from market_pipelines.streaming.sinks.runner import SinkRunner
 from market_pipelines.streaming.tail import Tail
 
 DRAIN_SECONDS = 20.0
 """From the wish to stop to the end; Kubernetes kills after 30."""
+UNDER_WAY = timedelta(seconds=10)
+"""So long before a sink stores a batch, all of it had been received at the latest."""
 _FEED_SECONDS, _FILL_SECONDS = 4.0, 4.0
 _LOOK_SECONDS = 0.2
 _SLOW_LOOK_SECONDS = 2.0
@@ -135,8 +137,7 @@ class StreamService:
         except JournalMissing:
             return 0
         with self._platform.database.connection() as connection:
-            stored = cursors(connection, self.plan.name).values()
-        return max((position for of, position in stored if of == journal), default=0)
+            return max(cursors(connection, self.plan.name, journal).values(), default=0)
 
     def _claim(self, journal: str) -> Claim:
         plan = self.plan
@@ -225,15 +226,28 @@ class _Running:
             feed=stored_feed(self._platform, plan),
         )
         tail = self._tail = Tail(lambda: JournalReader(self._folder), decoder, journal=opened.id)
-        sinks = build_sinks(self._platform, plan, self._market, journal_folder=self._folder, bus=self._service._bus)
+        sinks = build_sinks(
+            self._platform,
+            plan,
+            self._market,
+            journal=opened.id,
+            journal_folder=self._folder,
+            bus=self._service._bus,
+        )
         self._runners = [
             # Who listens to the bus wants to hear what happens now, not what the journal still has.
-            SinkRunner(sink, tail, start=opened.last if sink.name == "bus" else 0, batch_seconds=plan.batch_seconds)
+            SinkRunner(
+                sink,
+                tail,
+                start=opened.last if sink.name == "bus" else 0,
+                batch_seconds=plan.batch_seconds,
+                may_write=self._heartbeat.still_ours if sink.name in IN_DATABASE else self._heartbeat.not_lost,
+            )
             for sink in sinks
         ]
         self._metering = SinkRunner(self._meter, tail, start=opened.last, batch_seconds=plan.batch_seconds)
         watch = GapWatch(plan, self._journal.mark, feed.subscribed)
-        watch.begin(opened.last_received_ns if opened.last else 0, clean=opened.clean, open_gaps=opened.open_gaps)
+        watch.begin(self._heard_until(), clean=opened.clean, open_gaps=opened.open_gaps)
         self._reporter.follow(feed, watch, self._runners)
         for runner in (*self._runners, self._metering):
             runner.start()
@@ -258,6 +272,15 @@ class _Running:
             journal=str(self._folder),
         )
         return watch
+
+    def _heard_until(self) -> int:
+        """When the last thing arrived that is kept, in nanoseconds; 0: the stream is new. Of a journal that somebody
+        has deleted the sinks still know."""
+        if self._opened.last:
+            return self._opened.last_received_ns
+        with self._platform.database.connection() as connection:
+            stored = stored_until(connection, self._plan.name, self._opened.id)
+        return 0 if stored is None else int((stored - UNDER_WAY).timestamp()) * 1_000_000_000
 
     # --- while it runs ---------------------------------------------------------------------------------------
 
@@ -331,7 +354,8 @@ class _Running:
             self._reporter.watch.end(said)
         if not self._journal.wait_durable(None, max(1.0, deadline - time.monotonic())):
             _log.error("not everything could be written to the journal", stream=self._plan.name)
-        self._drain(deadline)
+        # What somebody else streams by now is theirs to store.
+        self._drain(time.monotonic() if isinstance(failure, LeaseLost) else deadline)
         state = StreamState.STOPPED if failure is None else StreamState.FAILED
         self._reporter.over(state, said)
         self._heartbeat.stop(_FEED_SECONDS)

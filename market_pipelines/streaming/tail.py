@@ -26,6 +26,7 @@ from market_pipelines.streaming.decode import Columns, Decoder
 from market_pipelines.streaming.dedupe import Seen
 from market_pipelines.streaming.entries import Batch, Chunk
 from market_pipelines.streaming.journal import JournalClosed, JournalReader, PositionGone
+from market_pipelines.streaming.recall import Recall, cut
 
 ENTRIES_AT_ONCE = 50_000
 BYTES_AT_ONCE = 12_000_000
@@ -196,6 +197,7 @@ class _Line:
         self._elsewhere = elsewhere
         self._coming: deque[_Part] = deque()
         self._memory = _Memory(decoder.zone)
+        self._recall = Recall(reader, decoder)
 
     def close(self) -> None:
         self._forget_what_is_coming()
@@ -254,10 +256,12 @@ class _Line:
     def _between(self, position: int, after: int) -> list[Batch]:
         if position >= after:
             return []
-        return self.reader.read(position, entries=after - position, size=BYTES_AT_ONCE)
+        read = self.reader.read(position, entries=after - position, size=BYTES_AT_ONCE)
+        # Where the journal is damaged, fewer entries reach further: what lies beyond is still to come.
+        return [cut(batch, after) for batch in read if batch.first <= after]
 
     def _chunk(self, part: _Part) -> Chunk:
-        columns = part.columns.result()
+        columns, known = self._recall.without_known(part.columns.result(), part.after)
         tables, duplicates = self._remember(columns)
         last = part.batches[-1]
         return Chunk(
@@ -267,7 +271,7 @@ class _Line:
             tables=tables,
             marks=columns.marks,
             rejects=columns.rejects,
-            duplicates=duplicates,
+            duplicates=duplicates + known,
             passed_over=columns.passed_over,
             events_upto=last.events_before + last.events,
             last_received_ns=max(int(batch.received.max()) for batch in part.batches),

@@ -32,6 +32,9 @@ QUIET = (
     "--disable-sync",
 )
 PATIENCE = 60_000.0
+LIVE_SECONDS = 90
+"""The sensor looks every 30 seconds, and the page by and by."""
+WIDTH, HEIGHT = 1600, 900
 LOOKS, BETWEEN_LOOKS = 20, 700.0
 
 pytestmark = pytest.mark.skipif(
@@ -57,7 +60,9 @@ def page(platform: Platform) -> Iterator[Page]:
     arguments = [*QUIET, "--no-sandbox"] if os.geteuid() == 0 else [*QUIET]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
-        opened = browser.new_page(viewport={"width": 1600, "height": 900}, base_url=f"http://127.0.0.1:{platform.port}")
+        opened = browser.new_page(
+            viewport={"width": WIDTH, "height": HEIGHT}, base_url=f"http://127.0.0.1:{platform.port}"
+        )
         opened.set_default_timeout(PATIENCE)
         expect.set_options(timeout=PATIENCE)
         yield opened
@@ -151,6 +156,8 @@ def test_the_intraday_lineage_is_drawn_beside_it(page: Page) -> None:
 
 
 def test_all_schedules_are_on(page: Page) -> None:
+    # The page draws only the lines that there is room for.
+    page.set_viewport_size({"width": WIDTH, "height": 2400})
     page.goto("/automation")
     for market in ("us", "pl"):
         for schedule in ("after_close", "intraday_after_close", "intraday_market_hours", "weekend", "freshness"):
@@ -161,6 +168,7 @@ def test_all_schedules_are_on(page: Page) -> None:
     running = [one for one in repository.schedule_defs if one.default_status is dg.DefaultScheduleStatus.RUNNING]
     sensing = [one for one in repository.sensor_defs if one.default_status is dg.DefaultSensorStatus.RUNNING]
     expect(page.get_by_role("checkbox", checked=True)).to_have_count(len(running) + len(sensing))
+    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
     picture(page, "schedules")
 
 
@@ -174,13 +182,23 @@ def test_a_schedule_and_a_sensor_say_what_they_decided(page: Page) -> None:
     picture(page, "sensor")
 
 
+def test_the_live_stream_is_seen_on_its_assets_and_by_its_sensor(page: Page) -> None:
+    page.goto("/assets/us/realtime_quotes?view=events")
+    expect(page.get_by_text("events_per_second", exact=True).first).to_be_visible(timeout=LIVE_SECONDS * 1000)
+    expect(page.get_by_text("polygon-1").first).to_be_visible()
+    picture(page, "realtime")
+    page.goto("/locations/market_pipelines/sensors/pl_stream")
+    page.get_by_role("button", name="0 runs requested").first.click()
+    expect(page.get_by_text(re.compile("pl-stooq is streamed by pid")).first).to_be_visible()
+
+
 def test_the_platforms_health_is_an_asset_with_a_check_for_each_part(page: Page, platform: Platform) -> None:
     client = platform.client()
     location = client.location(LOCATION)
     assert location is not None
     client.launch(location, "health_check", {})
     page.goto("/assets/platform/health?view=checks")
-    expect(page.get_by_text("Checks (6)")).to_be_visible()
+    expect(page.get_by_text("Checks (7)")).to_be_visible()
     expect(page.get_by_text("backlog", exact=True).first).to_be_visible()
     picture(page, "health")
 

@@ -372,7 +372,7 @@ def test_status_tells_of_everything_in_one_document(desk: Desk) -> None:
     assert covered["available"] == 60
     assert covered["never_checked"] == 30 * (us["symbols"] - 2)
     assert [job["job_name"] for job in state["jobs"]] == ["pull"]
-    assert state["stream"] == {"running": False}
+    assert (state["stream"]["running"], state["stream"]["feeds"]) == (False, [])
     assert state["up"] == {"running": False, "addresses": {}}
 
 

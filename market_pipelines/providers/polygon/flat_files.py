@@ -26,6 +26,7 @@ from market_pipelines.market.bars import BAR_COLUMNS, VALUE_COLUMNS
 from market_pipelines.market.intraday import INTRADAY_COLUMNS
 from market_pipelines.market.records import QUOTE_COLUMNS, TRADE_COLUMNS
 from market_pipelines.providers.answers import one_line
+from market_pipelines.providers.polygon.lots import in_shares
 from market_pipelines.providers.polygon.stamps import LATEST, NEW_YORK, Instants, local_days, midnights_of, seconds_of
 
 BLOCK_BYTES = 1024 * 1024
@@ -272,17 +273,18 @@ def _trades(batch: pa.RecordBatch) -> pd.DataFrame:
 
 def _quotes(batch: pa.RecordBatch) -> pd.DataFrame:
     """A side that nobody quotes has the price 0, and then its size and venue say nothing either."""
+    stamps = _stamps(batch, "sip_timestamp")
     sides: dict[str, object] = {}
     for side in ("bid", "ask"):
         price = _numbers(batch, f"{side}_price")
         empty = price == 0
         sides[side] = np.where(empty, np.nan, price)
-        sides[f"{side}_size"] = np.where(empty, np.nan, _numbers(batch, f"{side}_size"))
+        sides[f"{side}_size"] = in_shares(np.where(empty, np.nan, _numbers(batch, f"{side}_size")), stamps)
         sides[f"{side}_exchange"] = _texts(batch, f"{side}_exchange").where(~empty, "")
     return pd.DataFrame(
         {
             "symbol": _symbols(batch),
-            "ts": _instants(_stamps(batch, "sip_timestamp")),
+            "ts": _instants(stamps),
             "seq": _integers(batch, "sequence_number"),
             **sides,
             "conditions": _texts(batch, "conditions"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -34,12 +34,9 @@ from market_pipelines.market.columns import (
 )
 from market_pipelines.market.live import AGGREGATES, QUOTES, TRADES, TickMark
 from market_pipelines.market.records import TickKind
-from market_pipelines.providers.polygon.stamps import LATEST, NEW_YORK, in_nanoseconds, since_epoch
-
-ROUND_LOTS_UNTIL = datetime(2025, 11, 3, tzinfo=NEW_YORK).astimezone(UTC)
-"""Sizes of quotes of shares were counted in lots of a hundred before, and are counted in shares since. Of options
-they have always been contracts."""
-ROUND_LOT = 100.0
+from market_pipelines.providers.polygon.lots import OPTION, ROUND_LOTS_UNTIL, in_shares
+from market_pipelines.providers.polygon.stamps import LATEST, in_nanoseconds, since_epoch
+from market_pipelines.providers.symbols import LONGEST_WORD, is_word
 
 _WORD: pa.DataType = pa.string()
 _COUNT: pa.DataType = pa.int64()
@@ -100,6 +97,8 @@ def _trades(_: str, wire: pa.Table, received: Instants, house: House) -> tuple[p
     stamps, timeless = _stamps(wire["t"])
     price = floats(wire["p"])
     size, unreadable = _decimals(wire["s"], wire["ds"])
+    ids = texts(wire["i"])
+    endless = _compute.utf8_length(ids).to_numpy(zero_copy_only=False) > LONGEST_WORD
     table = pa.Table.from_arrays(
         [
             symbols,
@@ -109,7 +108,7 @@ def _trades(_: str, wire: pa.Table, received: Instants, house: House) -> tuple[p
             of_floats(price),
             of_floats(size),
             _ids(wire["x"]),
-            texts(wire["i"]),
+            ids,
             _lists(wire["c"]),
             _zeros(len(wire), np.int64),
             repeated(house.feed, len(wire)),
@@ -117,7 +116,7 @@ def _trades(_: str, wire: pa.Table, received: Instants, house: House) -> tuple[p
         ],
         schema=TRADES,
     )
-    return table, nameless | timeless | unreadable | np.isnan(price)
+    return table, nameless | timeless | unreadable | endless | np.isnan(price)
 
 
 def _quotes(_: str, wire: pa.Table, received: Instants, house: House) -> tuple[pa.Table, Flags]:
@@ -126,11 +125,9 @@ def _quotes(_: str, wire: pa.Table, received: Instants, house: House) -> tuple[p
     bid, ask = floats(wire["bp"]), floats(wire["ap"])
     no_bid, no_ask = np.isnan(bid) | (bid == 0), np.isnan(ask) | (ask == 0)
     bid_size, ask_size = floats(wire["bs"]), floats(wire["as"])
-    old = stamps < since_epoch(house.lots_until)
-    if old.any():
-        lots = old & ~_compute.starts_with(symbols, "O:").to_numpy(zero_copy_only=False)
-        bid_size = np.where(lots, bid_size * ROUND_LOT, bid_size)
-        ask_size = np.where(lots, ask_size * ROUND_LOT, ask_size)
+    if (stamps < since_epoch(house.lots_until)).any():
+        options = _compute.starts_with(symbols, OPTION).to_numpy(zero_copy_only=False)
+        bid_size, ask_size = (in_shares(sizes, stamps, options, house.lots_until) for sizes in (bid_size, ask_size))
     marks = np.where(no_bid | no_ask, np.int32(TickMark.ONE_SIDED), np.int32(0))
     table = pa.Table.from_arrays(
         [
@@ -191,7 +188,7 @@ def _zeros(count: int, of: type[np.int32] | type[np.int64]) -> Any:
 def _symbols(column: Column, spelled: Mapping[str, str]) -> tuple[Any, Flags]:
     """Few symbols and many events: only the symbols are looked at one by one."""
     names, codes = coded(column)
-    wrong = np.array([name in _NO_SYMBOLS or name[0] in "[{" for name in names], dtype=np.bool_)
+    wrong = np.array([name in _NO_SYMBOLS or name[0] in "[{" or not is_word(name) for name in names], dtype=np.bool_)
     bad = wrong[codes] if wrong.any() else np.zeros(len(codes), dtype=np.bool_)
     if any(spelled.get(name, name) != name for name in names):
         house: Any = pa.array([spelled.get(name, name) for name in names], type=_WORD)

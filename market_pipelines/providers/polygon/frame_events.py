@@ -16,6 +16,7 @@ import msgspec
 
 from market_pipelines.providers.answers import one_line
 from market_pipelines.providers.polygon.stamps import LATEST
+from market_pipelines.providers.symbols import is_word
 
 _LARGEST = 2**63
 _BEGINNING = re.compile(rb'\{\s*"ev"\s*:')
@@ -157,8 +158,8 @@ def _text(event: Mapping[str, Any], name: str) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise Unreadable(f"{name} is {_shown(value)}, which is no text")
     text = str(value)
-    if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise Unreadable(f"{name} is no text")
+    if not is_word(text):
+        raise Unreadable(f"{name} is {_shown(value)}, which nothing is called")
     return text
 
 

@@ -24,8 +24,9 @@ import pyarrow as pa
 from market_pipelines.market.columns import chosen, of_flags
 from market_pipelines.market.live import SCHEMAS
 from market_pipelines.market.records import TickKind
-from market_pipelines.providers.polygon.frame_columns import KIND, ROUND_LOTS_UNTIL, WIRE, House, shaped
+from market_pipelines.providers.polygon.frame_columns import KIND, WIRE, House, shaped
 from market_pipelines.providers.polygon.frame_events import Fields, Unreadable, events_of, fields_of
+from market_pipelines.providers.polygon.lots import ROUND_LOTS_UNTIL
 from market_pipelines.providers.polygon.stamps import Instants
 
 SHOWN = 2_000

@@ -1,7 +1,7 @@
 """Single trades and quotes with nanosecond stamps, as Polygon's history tells them.
 
 Every stamp and sequence number is read as an integer. Prices of a side that nobody quotes are zero on the wire
-and missing here.
+and missing here; sizes of quotes are in shares, whatever the provider counted in at the time.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from market_pipelines.market.outcomes import Outcome
 from market_pipelines.market.records import QUOTE_COLUMNS, TRADE_COLUMNS, TickKind
 from market_pipelines.providers.answers import malformed
 from market_pipelines.providers.polygon.envelope import Envelope, results_of
+from market_pipelines.providers.polygon.lots import OPTION, in_shares
 from market_pipelines.providers.polygon.stamps import Instants, Stamp, calendar_of, in_nanoseconds, since_epoch
 from market_pipelines.providers.protocol import Answer, Parsed, TicksQuery
 
@@ -76,6 +77,9 @@ def quotes(envelope: Envelope, answer: Answer, query: TicksQuery) -> Parsed:
     if any(row.price is not None for row in rows):
         return malformed("trades instead of quotes")
     instants = in_nanoseconds([row.sip_timestamp for row in rows])
+    is_option = query.instrument.symbol.startswith(OPTION)
+    bid_size = np.array([row.bid_size if row.bid_price else None for row in rows], dtype=np.float64)
+    ask_size = np.array([row.ask_size if row.ask_price else None for row in rows], dtype=np.float64)
     frame = pd.DataFrame(
         {
             "symbol": pd.Series(query.instrument.symbol, index=pd.RangeIndex(len(rows)), dtype="str"),
@@ -83,8 +87,8 @@ def quotes(envelope: Envelope, answer: Answer, query: TicksQuery) -> Parsed:
             "seq": np.array([row.sequence_number for row in rows], dtype=np.int64),
             "bid": np.array([row.bid_price or None for row in rows], dtype=np.float64),
             "ask": np.array([row.ask_price or None for row in rows], dtype=np.float64),
-            "bid_size": np.array([row.bid_size if row.bid_price else None for row in rows], dtype=np.float64),
-            "ask_size": np.array([row.ask_size if row.ask_price else None for row in rows], dtype=np.float64),
+            "bid_size": in_shares(bid_size, instants, is_option),
+            "ask_size": in_shares(ask_size, instants, is_option),
             "bid_exchange": pd.Series(
                 [_number(row.bid_exchange) if row.bid_price else "" for row in rows], dtype="str"
             ),

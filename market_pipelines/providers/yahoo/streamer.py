@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from market_pipelines.market.live import SNAPSHOTS, TickMark
 from market_pipelines.providers.answers import one_line
+from market_pipelines.providers.symbols import is_word
 
 SHOWN = 2_000
 """Bytes of a frame that could not be read that are told."""
@@ -173,8 +174,10 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 def _row(fields: Mapping[int, Any], received_ns: int, feed: str, symbols: Mapping[str, str]) -> dict[str, Any]:
     native = fields.get(ID, "")
-    if not native:
+    if not native or not is_word(native):
         raise Unreadable("a price without a symbol")
+    if not is_word(fields.get(CURRENCY, "")):
+        raise Unreadable(f"a price of {native} in no currency")
     prices = {name: _price(fields, number) for name, number in _PRICES.items()}
     counts = {name: float(fields[number]) if fields.get(number) else None for name, number in _COUNTS.items()}
     price = _price(fields, PRICE)

@@ -10,7 +10,7 @@ import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ import structlog
 from market_pipelines.streaming.entries import Batch, Format, GapCause, Mark, MarkKind, packed
 from market_pipelines.streaming.journal import bells, segments
 from market_pipelines.streaming.journal.faults import Damaged, JournalClosed, JournalUnreadable, PositionGone
-from market_pipelines.streaming.journal.rows import Row, batch_of, received_times, verified
+from market_pipelines.streaming.journal.rows import ROW_ENTRIES, Row, batch_of, received_times, verified
 from market_pipelines.streaming.journal.segments import COLUMNS, Birth, Name
 
 POLL_SECONDS = 0.02
@@ -30,6 +30,10 @@ _MOST_DAMAGED = 1_000
 _ORIGIN = "journal"
 _FROM = f"SELECT {COLUMNS} FROM rows WHERE first >= ? ORDER BY first"  # noqa: S608 - names of columns
 _BEFORE = "SELECT first, entries, received_upto FROM rows WHERE first <= ? ORDER BY first DESC LIMIT 1"
+_ANSWERS = (
+    "SELECT first, entries FROM rows "
+    "WHERE first > ? AND first <= ? AND first + entries > ? AND format = 'answer' ORDER BY first"
+)
 _log = structlog.get_logger(__name__)
 
 
@@ -87,6 +91,20 @@ class JournalReader:
                     if entries <= 0 or size <= 0:
                         break
             return found
+
+    def answers(self, after: int, upto: int) -> Iterator[Batch]:
+        """The providers' answers of after a position, up to another one; frames are not even looked at."""
+        with self._reading():
+            found = [
+                place
+                for segment in self._segments()
+                if segment.birth.first <= upto and (segment.until is None or segment.until > after)
+                for place in self._answers_in(segment, after, upto)
+            ]
+        for first, last in found:
+            with suppress(PositionGone):  # since then
+                batches = self.read(first - 1, entries=last - first + 1, size=1)
+                yield from (batch for batch in batches if batch.format is Format.ANSWER)
 
     def wait(self, after: int, timeout: float) -> bool:
         """Whether there is something after a position, now or before so many seconds have gone."""
@@ -236,6 +254,18 @@ class JournalReader:
                     raise
                 self._report(segment, highest + 1, str(error))
             start = _beyond_damage(connection, max(start, highest))
+
+    def _answers_in(self, segment: _Segment, after: int, upto: int) -> list[tuple[int, int]]:
+        """The first and last position of each row of them."""
+        bounds = (after + 1 - ROW_ENTRIES, upto, after + 1)
+        try:
+            rows = self._open(segment).execute(_ANSWERS, bounds).fetchall()
+        except sqlite3.DatabaseError as error:
+            if not segments.is_damage(error):
+                raise
+            self._report(segment, max(after + 1, segment.birth.first), str(error))
+            return []
+        return [(max(first, after + 1), min(first + entries - 1, upto)) for first, entries in rows]
 
     def _start(self, connection: sqlite3.Connection, position: int) -> int:
         try:

@@ -18,16 +18,33 @@ from market_pipelines.streaming.sinks.postgres import PostgresSink
 from market_pipelines.streaming.sinks.protocol import Sink
 
 CURSORS = "cursors"
+IN_DATABASE = ("lake", "postgres", "gaps")
+"""Those whose cursor is where the lease is."""
 
 
 def build_sinks(
-    platform: Platform, plan: StreamPlan, market: MarketDefinition, *, journal_folder: Path, bus: EventBus | None
+    platform: Platform,
+    plan: StreamPlan,
+    market: MarketDefinition,
+    *,
+    journal: str,
+    journal_folder: Path,
+    bus: EventBus | None,
 ) -> list[Sink]:
-    """None of them is open yet; one whose package is missing says so when it is opened."""
+    """None of them is open yet; one whose package is missing says so when it is opened. `journal`: the one that they
+    are going to take from."""
     settings, database = platform.settings, platform.database
     zone = trading_calendar(market.mic, platform.clock()).zone
     sinks: list[Sink] = [
-        LakeSink(database, lake_of(platform), stream=plan.name, market=market.name, zone=zone, clock=platform.clock),
+        LakeSink(
+            database,
+            lake_of(platform),
+            stream=plan.name,
+            market=market.name,
+            zone=zone,
+            clock=platform.clock,
+            journal=journal,
+        ),
         PostgresSink(
             database,
             stream=plan.name,
@@ -36,6 +53,7 @@ def build_sinks(
             zone=zone,
             ticks=settings.stream_ticks_in_database,
             clock=platform.clock,
+            journal=journal,
         ),
         GapSink(
             database,
@@ -43,6 +61,7 @@ def build_sinks(
             calendar=lambda at: trading_calendar(market.mic, at),
             trades_at_all_hours=platform.simulated,
             clock=platform.clock,
+            journal=journal,
         ),
     ]
 

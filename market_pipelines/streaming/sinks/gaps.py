@@ -37,6 +37,7 @@ class GapSink:
         calendar: Callable[[datetime], TradingCalendar],
         trades_at_all_hours: bool,
         clock: Callable[[], datetime],
+        journal: str = "",
     ) -> None:
         """`calendar`: as it is known at a time."""
         self._database = database
@@ -44,10 +45,11 @@ class GapSink:
         self._calendar = calendar
         self._at_all_hours = trades_at_all_hours
         self._clock = clock
+        self._journal = journal
 
     def open(self) -> Cursor | None:
         with translated(_WHAT), self._database.connection() as connection:
-            found = read_cursor(connection, self._plan.name, NAME)
+            found = read_cursor(connection, self._plan.name, NAME, self._journal)
             connection.execute("SELECT FROM market.stream_gaps LIMIT 1")
         return None if found is None else Cursor(*found)
 

@@ -47,6 +47,7 @@ class LakeSink:
         market: str,
         zone: ZoneInfo,
         clock: Callable[[], datetime],
+        journal: str = "",
     ) -> None:
         self._database = database
         self._lake = lake
@@ -54,6 +55,7 @@ class LakeSink:
         self._market = market
         self._zone = zone
         self._clock = clock
+        self._journal = journal
         self._cursor: Cursor | None = None
         self._touched: dict[tuple[TickKind, str, date], int] = {}
         """Sessions with small segments of this stream, and how many they are."""
@@ -62,7 +64,7 @@ class LakeSink:
 
     def open(self) -> Cursor | None:
         with translated(f"the tick lake {self._lake.root}"), self._database.connection() as connection:
-            found = read_cursor(connection, self._stream, NAME)
+            found = read_cursor(connection, self._stream, NAME, self._journal)
             self._touched = small_segments(connection, self._stream)
             self._feeds = feeds_of(connection, self._stream)
         self._cursor = None if found is None else Cursor(*found)

@@ -58,6 +58,7 @@ class PostgresSink:
         zone: ZoneInfo,
         ticks: bool,
         clock: Callable[[], datetime],
+        journal: str = "",
     ) -> None:
         """`ticks`: also into `stream_trades` and `stream_quotes`."""
         self._database = database
@@ -67,10 +68,11 @@ class PostgresSink:
         self._zone = zone
         self._ticks = ticks
         self._clock = clock
+        self._journal = journal
 
     def open(self) -> Cursor | None:
         with translated(_WHAT), self._database.connection() as connection:
-            found = read_cursor(connection, self._stream, NAME)
+            found = read_cursor(connection, self._stream, NAME, self._journal)
             connection.execute("SELECT FROM market.stream_bars LIMIT 1")
         return None if found is None else Cursor(*found)
 
@@ -112,7 +114,7 @@ def latest_of(chunk: Chunk, currency: str) -> pa.Table:
     )
     of_sides = sides.group_by("symbol").agg(pl.col("bid", "ask", "bid_size", "ask_size").last())
     joined = newest.join(of_sides, on="symbol", how="left").with_columns(
-        pl.coalesce("price", (pl.col("bid") + pl.col("ask")) / 2).alias("price"),
+        pl.coalesce("price", pl.col("bid") / 2 + pl.col("ask") / 2).alias("price"),
         pl.col("currency").fill_null(currency),
     )
     return joined.select(*LATEST_COLUMNS).sort("symbol").to_arrow()

@@ -10,19 +10,23 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
+from market_pipelines.market.columns import bits, chosen
+from market_pipelines.market.live import TickMark
 from market_pipelines.market.records import TickKind
 from market_pipelines.redaction import redact
 from market_pipelines.streaming.entries import Chunk
-from market_pipelines.streaming.journal.faults import PositionGone
+from market_pipelines.streaming.journal.faults import JournalUnreadable, PositionGone
 from market_pipelines.streaming.sinks.protocol import Sink, SinkRefused, SinkUnavailable
 
+LAKE = "lake"
+"""The one sink whose own gaps history fills."""
 MOST_ROWS = 500_000
 """So many rows are written together at most, however long is collected."""
 _PATIENCE = 0.25
@@ -102,6 +106,10 @@ class SinkState:
         return self.state in (RunnerState.RETRYING, RunnerState.REFUSED, RunnerState.FAILED)
 
 
+def _always() -> bool:
+    return True
+
+
 class SinkRunner:
     def __init__(
         self,
@@ -113,8 +121,10 @@ class SinkRunner:
         first_pause: float = 1.0,
         longest_pause: float = 30.0,
         refused_pause: float = _REFUSED_PAUSE,
+        may_write: Callable[[], bool] = _always,
     ) -> None:
-        """`start`: the position after which a sink begins that has no cursor yet."""
+        """`start`: the position after which a sink begins that has no cursor yet. `may_write`: asked before a cursor
+        is read and before each batch, because somebody else may store this stream by now."""
         self._sink = sink
         self._tail = tail
         self._start = start
@@ -122,6 +132,7 @@ class SinkRunner:
         self._first_pause = first_pause
         self._longest_pause = longest_pause
         self._refused_pause = refused_pause
+        self._may_write = may_write
         self._state = SinkState(sink.name)
         self._stopping = threading.Event()
         self._deadline = float("inf")
@@ -160,14 +171,14 @@ class SinkRunner:
             pause = 0.0
             try:
                 self._open_and_follow()
-            except SinkUnavailable as error:
+            except (SinkUnavailable, JournalUnreadable) as error:
                 ceiling = min(self._longest_pause, self._first_pause * 2.0 ** min(self._state.retries, 30))
                 pause = random.uniform(0.0, ceiling)  # full jitter: sinks of one target do not come back as one
                 self._failed(RunnerState.RETRYING, error)
             except SinkRefused as error:
                 pause = self._refused_pause
                 self._failed(RunnerState.REFUSED, error)
-            except Exception as error:  # noqa: BLE001 (one sink's fault must not end it for good, nor anybody else)
+            except BaseException as error:  # noqa: BLE001 (no fault ends a sink for good; polars' panics are no Exception)
                 pause = self._refused_pause
                 self._failed(RunnerState.FAILED, error)
             finally:
@@ -177,6 +188,7 @@ class SinkRunner:
         self._state = replace(self._state, state=RunnerState.STOPPED)
 
     def _open_and_follow(self) -> None:
+        self._check_right()
         cursor = self._sink.open()
         position = self._start if cursor is None else cursor.position
         if cursor is not None and cursor.journal != self._tail.journal:
@@ -227,9 +239,14 @@ class SinkRunner:
                 break
         return joined(parts)
 
+    def _check_right(self) -> None:
+        if not self._may_write():
+            raise SinkUnavailable("whether this process still streams could not be made sure of; nothing is written")
+
     def _write(self, chunk: Chunk) -> None:
+        self._check_right()
         began = time.monotonic()
-        rows = self._sink.write(chunk)
+        rows = self._sink.write(meant_for(self.name, chunk))
         took = time.monotonic() - began
         if self._state.retries:
             _log.info("sink %s goes on", self.name)
@@ -256,7 +273,7 @@ class SinkRunner:
         self._sink.tidy()
         self._tidied = time.monotonic()
 
-    def _failed(self, state: RunnerState, error: Exception) -> None:
+    def _failed(self, state: RunnerState, error: BaseException) -> None:
         said = redact(str(error)) or type(error).__name__
         if self._state.state is not state or self._state.last_error != said:
             trace = error if state is RunnerState.FAILED else None
@@ -272,6 +289,18 @@ class SinkRunner:
         left = self._deadline - time.monotonic()
         if left > 0:
             time.sleep(min(_FINAL_PAUSE, left))
+
+
+def meant_for(sink: str, chunk: Chunk) -> Chunk:
+    """Without what history brought for the lake alone, for every other sink."""
+    if sink == LAKE:
+        return chunk
+    tables = dict(chunk.tables)
+    for kind, table in chunk.tables.items():
+        others = (bits(table["marks"]) & TickMark.LAKE_ONLY) == 0
+        if not others.all():
+            tables[kind] = chosen(table, others)
+    return replace(chunk, tables=tables)
 
 
 def joined(parts: Sequence[Chunk]) -> Chunk:

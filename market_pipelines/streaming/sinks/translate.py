@@ -21,6 +21,11 @@ _FOR_A_PERSON = (
     psycopg.errors.InvalidPassword,
     psycopg.errors.InvalidAuthorizationSpecification,
 )
+_NEVER_TAKEN = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,  # an operational error by its class, and yet it does not pass
+)
 _PASSING = (
     psycopg.OperationalError,  # connection, shutdown, lock and statement timeouts, deadlocks, a full disk
     psycopg.InterfaceError,  # a connection that broke off earlier
@@ -39,6 +44,8 @@ def translated(what: str) -> Iterator[None]:
         raise SinkRefused(
             f"{what}: {_one_line(error)}. Run `market-pipelines db upgrade`, or let the account write there"
         ) from error
+    except _NEVER_TAKEN as error:
+        raise SinkRefused(f"{what}: something of the stream is not taken: {_one_line(error)}") from error
     except _PASSING as error:
         raise SinkUnavailable(f"{what}: {_one_line(error)}") from error
 

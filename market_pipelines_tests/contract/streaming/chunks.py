@@ -6,8 +6,9 @@ lost and a list of them says what is doubled.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -23,6 +24,15 @@ SYMBOLS = ("AAPL", "BRK.B", "ŻÓŁĆ")
 STEP = 1_000_000
 """Nanoseconds between two rows of a kind."""
 _TIME = {TickKind.AGGREGATES: "start"}
+
+
+NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
+_TICKS = itertools.count()
+
+
+def passing_clock() -> Callable[[], datetime]:
+    """Soon after `NOW`, and later each time: which of two cursors is newer shows in nothing else."""
+    return lambda: NOW + timedelta(microseconds=next(_TICKS))
 
 
 def row_id(kind: TickKind, symbol: str, ts_ns: int) -> str:

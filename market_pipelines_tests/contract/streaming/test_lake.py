@@ -26,9 +26,9 @@ from market_pipelines.store.lake_overview import overview
 from market_pipelines.store.lake_views import connect_lake, lake_views, script
 from market_pipelines.streaming.sinks.lake import LakeSink
 from market_pipelines.streaming.sinks.protocol import SinkUnavailable
-from market_pipelines_tests.contract.streaming.chunks import FEED, OPENS, chunk, ids, ids_of, some_rows, table
+from market_pipelines_tests.contract.streaming.chunks import FEED, NOW, OPENS, chunk, ids, ids_of, some_rows, table
 from market_pipelines_tests.contract.streaming.sink_contract import Death, Killed, dying_at
-from market_pipelines_tests.contract.streaming.test_lake_sink import FAR_AHEAD, LONG_AGO, NEW_YORK, NOW
+from market_pipelines_tests.contract.streaming.test_lake_sink import FAR_AHEAD, LONG_AGO, NEW_YORK
 
 HOUR = 3_600_000_000_000
 TRADES, QUOTES, AGGREGATES = TickKind.TRADES, TickKind.QUOTES, TickKind.AGGREGATES

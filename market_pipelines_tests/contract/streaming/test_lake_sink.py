@@ -16,11 +16,10 @@ from market_pipelines.store.database import Database
 from market_pipelines.store.lake import TickLake
 from market_pipelines.streaming.sinks.lake import LakeSink
 from market_pipelines_tests.conftest import PostgresServer
-from market_pipelines_tests.contract.streaming.chunks import ids_of
+from market_pipelines_tests.contract.streaming.chunks import ids_of, passing_clock
 from market_pipelines_tests.contract.streaming.reach import out_of_reach
 from market_pipelines_tests.contract.streaming.sink_contract import Death, SinkContract, SinkTarget
 
-NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
 LONG_AGO, FAR_AHEAD = datetime(2000, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 NEW_YORK = ZoneInfo("America/New_York")
 
@@ -34,7 +33,7 @@ class LakeTarget:
 
     def sink(self, database: Database | None = None) -> LakeSink:
         return LakeSink(
-            database or self.database, self.lake, stream="us-polygon", market="us", zone=NEW_YORK, clock=lambda: NOW
+            database or self.database, self.lake, stream="us-polygon", market="us", zone=NEW_YORK, clock=passing_clock()
         )
 
     def read_back(self) -> list[str]:

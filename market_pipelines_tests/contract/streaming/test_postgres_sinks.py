@@ -23,11 +23,10 @@ from market_pipelines.streaming.sinks.gaps import GapSink
 from market_pipelines.streaming.sinks.postgres import MOST_REJECTS, PostgresSink
 from market_pipelines.streaming.sinks.protocol import Sink
 from market_pipelines_tests.conftest import PostgresServer
-from market_pipelines_tests.contract.streaming.chunks import OPENS, SYMBOLS, chunk, row_id, table
+from market_pipelines_tests.contract.streaming.chunks import NOW, OPENS, SYMBOLS, chunk, passing_clock, row_id, table
 from market_pipelines_tests.contract.streaming.reach import out_of_reach
 from market_pipelines_tests.contract.streaming.sink_contract import Death, SinkContract, SinkTarget
 
-NOW = datetime(2026, 3, 2, 15, 0, tzinfo=UTC)
 NEW_YORK = ZoneInfo("America/New_York")
 PLAN = StreamPlan("us", FeedName.POLYGON, SYMBOLS)
 SECOND = 1_000_000_000
@@ -69,7 +68,7 @@ class DatabaseTarget:
 
 def a_sink(database: Database, *, ticks: bool = True) -> PostgresSink:
     return PostgresSink(
-        database, stream=PLAN.name, market="us", currency="USD", zone=NEW_YORK, ticks=ticks, clock=lambda: NOW
+        database, stream=PLAN.name, market="us", currency="USD", zone=NEW_YORK, ticks=ticks, clock=passing_clock()
     )
 
 
@@ -125,7 +124,7 @@ def a_gap_sink(database: Database, *, at_all_hours: bool = False) -> GapSink:
         PLAN,
         calendar=lambda at: trading_calendar("XNYS", at),
         trades_at_all_hours=at_all_hours,
-        clock=lambda: NOW,
+        clock=passing_clock(),
     )
 
 

@@ -60,8 +60,7 @@ def settings_for(home: Path, simulator: Simulator, url: str, **more: Any) -> Set
         market_pipelines_home=home,
         market_pipelines_simulator="on",
         database_url=url,
-        **{name.lower(): address for name, address in simulator.base_urls().items()},
-        **more,
+        **{name.lower(): address for name, address in simulator.base_urls().items()} | more,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -12,8 +12,10 @@ import pandas as pd
 import pytest
 
 import market_pipelines
+from market_pipelines.market.records import TickKind
+from market_pipelines.pipeline.markets import read_markets
 from market_pipelines.pipeline.reading import BadQuestion
-from market_pipelines.pipeline.ticks import ticks
+from market_pipelines.pipeline.ticks import newest_day, ticks
 from market_pipelines.settings import Settings, read_settings
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.database import Database
@@ -138,6 +140,20 @@ def test_ticks_from_a_notebook(desk: Desk) -> None:
     )
     assert part["symbol"].tolist() == ["AAPL", "BRK.B"] * 3 + ["AAPL"]
     assert len(ticks("AAPL", "snapshots", start=MONDAY, limit=2, settings=settings)) == 2
+
+
+@pytest.mark.parametrize(
+    ("market", "day", "newest"),
+    [
+        ("us", 2, date(2026, 3, 2)),  # while it is streamed
+        ("us", 9, date(2026, 3, 6)),  # the lake has no later one than the last that has closed
+        ("pl", 2, date(2026, 2, 27)),  # another market's ticks are nothing to it
+    ],
+)
+def test_without_days_it_is_the_one_that_is_being_streamed(market: str, day: int, newest: date, desk: Desk) -> None:
+    with Database(desk.url) as database, database.connection() as connection:
+        now = datetime(2026, 3, day, 15, tzinfo=UTC)
+        assert newest_day(connection, read_markets()[market], TickKind.TRADES, now) == newest
 
 
 @pytest.mark.parametrize(

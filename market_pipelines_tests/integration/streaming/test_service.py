@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,12 +18,13 @@ from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.stream_gaps import GapStatus
 from market_pipelines.store.streams import StreamState, Wish, ask
 from market_pipelines.streaming.feeds.protocol import FeedFailed
+from market_pipelines.streaming.fill import GapFiller
 from market_pipelines.streaming.lease import LeaseLost, StreamHeld
 from market_pipelines.streaming.metrics import served_metrics
 from market_pipelines.streaming.plan import Channel, FeedName, StreamPlan
 from market_pipelines.streaming.plans import Selection
 from market_pipelines.streaming.replay import frames, replay
-from market_pipelines.streaming.service import is_unauthorised
+from market_pipelines.streaming.service import is_unauthorised, journal_folder
 from market_pipelines_tests.faults.streaming.live import PLAN, SYMBOLS, Desk, opened_desk, until
 from market_pipelines_tests.serving import free_port
 
@@ -223,3 +225,49 @@ def test_the_journal_can_be_read_again(desk: Desk) -> None:
     assert any('\\"ev\\":\\"Q\\"' in line for line in lines)
     with pytest.raises(FeedFailed, match="accepted: gaps, lake, postgres"):
         replay(desk.platform, PLAN.name, "kafka", None, None)
+
+
+def test_a_replay_never_carries_a_sink_past_what_it_never_got(desk: Desk) -> None:
+    with desk.streaming():
+        until(lambda: sum(desk.stored().values()) > 20, "rows in the lake")
+    before, late = desk.stored(), datetime.now(UTC)
+    with desk.platform.database.connection() as connection:
+        connection.execute("DELETE FROM market.tick_segments")
+        connection.execute("UPDATE market.stream_cursors SET position = 0 WHERE sink = 'lake'")
+    replay(desk.platform, PLAN.name, "lake", late, None)
+    assert desk.stored() == before
+    with desk.platform.database.connection() as connection:
+        connection.execute("DELETE FROM market.tick_segments")
+        connection.execute("DELETE FROM market.stream_cursors WHERE sink = 'lake'")
+    with pytest.raises(FeedFailed, match="has nothing of this journal yet"):
+        replay(desk.platform, PLAN.name, "lake", late, None)
+    replay(desk.platform, PLAN.name, "lake", None, None)
+    assert desk.stored() == before
+
+
+def test_a_journal_that_was_deleted_is_a_gap_since_what_is_stored(desk: Desk) -> None:
+    with desk.streaming():
+        until(lambda: sum(desk.stored().values()) > 20, "rows in the lake")
+    stopped = datetime.now(UTC)
+    shutil.rmtree(journal_folder(desk.platform, PLAN.name))
+    with desk.streaming():
+        until(lambda: any(gap.ends_at is not None for gap in desk.gaps()), "the gap has ended")
+        (gap,) = desk.gaps()
+    assert timedelta() < stopped - gap.begins_at < timedelta(seconds=60)
+
+
+def test_a_gap_that_nobody_foresaw_ends_neither_the_others_nor_the_stream(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tripped(*_: object) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    with desk.streaming() as running:
+        monkeypatch.setattr(GapFiller, "_attempt", tripped)
+        requests.post(f"{desk.simulator.url}/control/stream/drop", timeout=5).raise_for_status()
+        until(lambda: [gap for gap in desk.gaps() if gap.status is GapStatus.PARTIAL], "the gap says what happened")
+        (gap,) = desk.gaps()
+        assert gap.reason == "a fault of the filler: ZeroDivisionError: by nothing"
+        assert gap.retry_at is not None
+        with pytest.raises(AssertionError):
+            until(running.ended, "it goes on", 3.0)

@@ -11,8 +11,8 @@ import numpy as np
 
 from market_pipelines.market.columns import instants
 from market_pipelines.market.records import TickKind
-from market_pipelines.providers.polygon.frame_columns import ROUND_LOTS_UNTIL
 from market_pipelines.providers.polygon.frames import Frames, read_frames
+from market_pipelines.providers.polygon.lots import ROUND_LOTS_UNTIL
 
 NOW_MS = 1_795_271_400_123
 NOW = NOW_MS * 1_000_000

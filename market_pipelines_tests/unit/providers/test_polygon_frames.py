@@ -9,7 +9,7 @@ import pytest
 
 from market_pipelines.market.live import SCHEMAS, TickMark
 from market_pipelines.market.records import TickKind
-from market_pipelines.providers.polygon.frame_columns import ROUND_LOTS_UNTIL
+from market_pipelines.providers.polygon.lots import ROUND_LOTS_UNTIL
 from market_pipelines_tests.unit.providers.polygon_events import (
     NOW,
     NOW_MS,
@@ -313,3 +313,18 @@ def test_the_examples_of_the_specification() -> None:
         assert found.unread == ()
         assert found.passed_over == len(examples) - len(kept)
         assert sum(len(table) for table in found.tables.values()) == len(kept)
+
+
+@pytest.mark.parametrize("word", ["A\0B", "A\x1bB", "A\u2028B", "A" * 65, "A\r\nB"])
+def test_what_nothing_is_called_is_kept_aside(word: str) -> None:
+    """No table takes such a key, and a sink that met one would stand still for ever."""
+    plain = json.dumps([trade(sym=word), trade(i=word), trade(q=7)], ensure_ascii=False).encode()
+    for body in (frame(trade(sym=word), trade(i=word), trade(q=7)), plain):
+        found = read(body, frame(trade(q=8)))
+        assert [row["seq"] for row in rows(found, TickKind.TRADES)] == [7, 8]
+        assert {(one.position, one.place) for one in found.unread} >= {(101, 0), (101, 1)}
+
+
+def test_sixty_four_letters_are_a_name() -> None:
+    found = read(frame(trade(sym="A" * 64, i="1" * 64)))
+    assert [(row["symbol"], row["trade_id"]) for row in rows(found, TickKind.TRADES)] == [("A" * 64, "1" * 64)]

@@ -146,6 +146,21 @@ def test_a_side_that_nobody_quotes_is_missing() -> None:
     assert bars["ask_exchange"].tolist() == ["", "15", ""]
 
 
+def test_sizes_of_quotes_are_in_shares_as_the_stream_tells_them() -> None:
+    """In 2024 Polygon counted them in lots of a hundred; contracts of options never."""
+    lots = read([quote(1)], QUOTES).bars
+    assert lots is not None
+    assert (lots["bid_size"][0], lots["ask_size"][0]) == (400, 300)
+    now = datetime(2025, 11, 3, 5, tzinfo=UTC)
+    since = replace(QUOTES, start=now, end=now + timedelta(minutes=1))
+    shares = read([quote(1, sip_timestamp=since_epoch(now))], since).bars
+    assert shares is not None
+    assert (shares["bid_size"][0], shares["ask_size"][0]) == (4, 3)
+    contracts = read([quote(1)], replace(QUOTES, instrument=replace(AAPL, symbol="O:AAPL240119C00190000"))).bars
+    assert contracts is not None
+    assert (contracts["bid_size"][0], contracts["ask_size"][0]) == (4, 3)
+
+
 def test_pages_lead_on() -> None:
     parsed = read([trade(1)], next_url=f"{HOME}/v3/trades/AAPL?cursor=x")
     assert parsed.more is not None

@@ -88,6 +88,10 @@ class MemoryReader:
                 found.append(Batch(place, format, "test", received, [body], 1, place - 1))
         return found
 
+    def answers(self, after: int, upto: int) -> list[Batch]:
+        found = self._batches(after, upto - after, 1 << 40)
+        return [batch for batch in found if batch.format is Format.ANSWER]
+
     def wait(self, after: int, timeout: float) -> bool:
         deadline = time.monotonic() + timeout
         with self._journal.changed:

@@ -108,7 +108,7 @@ def test_quotes_of_history_are_told_as_filled() -> None:
     journal.answer(saved(results(QUOTE), Capability.QUOTES_HISTORY))
     (row,) = of(decode(journal), TickKind.QUOTES)
     assert row["marks"] == TickMark.FILLED | TickMark.ONE_SIDED
-    assert (row["bid"], row["ask"], row["ask_size"], row["seq"], row["feed"]) == (None, 155.87, 100.0, 9, "polygon")
+    assert (row["bid"], row["ask"], row["ask_size"], row["seq"], row["feed"]) == (None, 155.87, 10_000.0, 9, "polygon")
 
 
 def test_minutes_of_history_are_those_of_the_gap() -> None:
@@ -185,3 +185,43 @@ def test_history_keeps_to_its_span() -> None:
     journal = MemoryJournal()
     journal.answer(saved(results(late, TRADE), Capability.TRADES))
     assert len(of(decode(journal), TickKind.TRADES)) == 1
+
+
+class Tripping(Polygon):
+    """Falls over what it is told to, as only a mistake of ours would."""
+
+    def __init__(self, *bodies: bytes) -> None:
+        super().__init__(None)
+        self.bodies = bodies
+
+    def read_ticks(self, answer: Any, query: Any) -> Any:
+        if answer.body in self.bodies:
+            raise ZeroDivisionError("apikey=SECRET123 by nothing")
+        return super().read_ticks(answer, query)
+
+
+def test_an_entry_that_a_reader_trips_over_does_not_stand_in_the_way_of_the_others() -> None:
+    journal = MemoryJournal(most=3)
+    bodies = [json.dumps(results({**TRADE, "sequence_number": seq})).encode() for seq in range(1, 11)]
+    for body in bodies:
+        journal.answer(saved(body, Capability.TRADES))
+    journal.append(frame(trade(q=99)))
+    found = Decoder(market=US, providers={"polygon": Tripping(bodies[3], bodies[8])}, feed="polygon").decode(
+        batches(journal)
+    )
+    assert sorted(row["seq"] for row in of(found, TickKind.TRADES)) == [1, 2, 3, 5, 6, 7, 8, 10, 99]
+    assert [(one.position, one.place, one.format) for one in found.rejects] == [
+        (4, -1, Format.ANSWER),
+        (9, -1, Format.ANSWER),
+    ]
+    assert all(one.reason.startswith("a fault of the reader: ZeroDivisionError") for one in found.rejects)
+
+
+def test_where_everything_trips_nothing_is_left_out() -> None:
+    """That is a fault to be mended, not many entries to be thrown away."""
+    journal = MemoryJournal()
+    body = json.dumps(results(TRADE)).encode()
+    for _ in range(40):
+        journal.answer(saved(body, Capability.TRADES))
+    with pytest.raises(ZeroDivisionError):
+        Decoder(market=US, providers={"polygon": Tripping(body)}, feed="polygon").decode(batches(journal))

@@ -109,6 +109,15 @@ def test_the_gap_goes_on_until_every_connection_has_data() -> None:
     assert len(seen.of(MarkKind.GAP_CLOSED)) == 1
 
 
+def test_a_clock_that_is_set_back_keeps_no_gap_open() -> None:
+    seen = Watched()
+    seen.begin(700 * SECOND, clean=False)
+    seen.now -= 3_600 * SECOND // 10
+    seen.watch.look([connection(1, seen.now)])
+    (closed,) = seen.of(MarkKind.GAP_CLOSED)
+    assert closed.ends_ns == closed.begins_ns == 700 * SECOND
+
+
 def test_a_connection_with_nothing_to_say_does_not_keep_the_gap_open_for_ever() -> None:
     seen = Watched()
     seen.begin(700 * SECOND, clean=False)

@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
+from market_pipelines.streaming.entries import Format
 from market_pipelines.streaming.journal import JournalClosed, JournalMissing, JournalReader, PositionGone, segments
 from market_pipelines_tests.journals import (
     DAY,
@@ -123,3 +124,21 @@ def test_a_segment_that_goes_while_it_is_looked_at_is_not_made_anew(tmp_path: Pa
             with pytest.raises(PositionGone):
                 reader.read(0)
         assert not (tmp_path / str(listed[0])).exists()
+
+
+def test_answers_are_found_among_frames_in_every_segment(tmp_path: Path) -> None:
+    with opened(tmp_path, segment_bytes=100_000) as journal, closing(JournalReader(tmp_path)) as reader:
+        for number in range(6):
+            append(journal, *(incompressible(2_000) for _ in range(20)))
+            for name in "ab":
+                journal.append(Format.ANSWER, "fill:g", DAY, f"{number}{name}".encode())
+            assert journal.wait_durable(None, PATIENCE)
+        assert len(segments_of(tmp_path)) > 1
+
+        def found(after: int, upto: int) -> list[bytes]:
+            return [body for batch in reader.answers(after, upto) for body in batch.bodies]
+
+        assert found(0, 132) == [f"{number}{name}".encode() for number in range(6) for name in "ab"]
+        assert found(21, 43) == [b"0b", b"1a"]
+        assert found(22, 42) == []
+        assert [batch.first for batch in reader.answers(21, 43)] == [22, 43]

@@ -8,16 +8,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import pytest
+from polars.exceptions import PanicException
 
+from market_pipelines.market.live import TickMark
 from market_pipelines.market.records import TickKind
 from market_pipelines.streaming.entries import Chunk
-from market_pipelines.streaming.journal import PositionGone
+from market_pipelines.streaming.journal import JournalUnreadable, PositionGone
 from market_pipelines.streaming.sinks import runner as running
 from market_pipelines.streaming.sinks.protocol import Cursor, SinkRefused, SinkUnavailable
-from market_pipelines.streaming.sinks.runner import RunnerState, SinkRunner, SinkState, joined
+from market_pipelines.streaming.sinks.runner import RunnerState, SinkRunner, SinkState, joined, meant_for
 from market_pipelines_tests.contract.streaming.chunks import JOURNAL, chunk, ids
+from market_pipelines_tests.unit.streaming.ticks_made import trades
 
 PATIENCE = 10.0
+FILLED = TickMark.FILLED
 
 
 class Script:
@@ -255,3 +259,36 @@ def test_joined_chunks_say_all_that_each_of_them_said() -> None:
     assert (whole.after, whole.upto, whole.duplicates, whole.passed_over) == (0, 20, 4, 2)
     assert (whole.events_upto, whole.last_received_ns) == (second.events_upto, 9)
     assert ids([whole]) == ids([first, second])
+
+
+@pytest.mark.parametrize(("name", "kept"), [("lake", 3), ("questdb", 2), ("redis", 2)])
+def test_what_history_brought_for_the_lake_alone_reaches_no_other_sink(name: str, kept: int) -> None:
+    """The others had it from the stream: it would be there twice."""
+    table = trades({"seq": 1}, {"seq": 2, "marks": FILLED}, {"seq": 3, "marks": FILLED | TickMark.LAKE_ONLY})
+    given = meant_for(name, Chunk(JOURNAL, 0, 3, {TickKind.TRADES: table}))
+    assert given.table(TickKind.TRADES)["seq"].to_pylist() == [1, 2, 3][:kept]
+
+
+def test_a_journal_that_cannot_be_read_for_a_moment_is_tried_again_soon(started: Started) -> None:
+    tail = Script(2)
+    told, failures = tail.chunk, [JournalUnreadable("the disk is away")] * 2
+
+    def chunk_or_not(after: int, timeout: float) -> Chunk | None:
+        if failures:
+            raise failures.pop()
+        return told(after, timeout)
+
+    tail.chunk = chunk_or_not  # type: ignore[method-assign]
+    sink = Shelf()
+    runner = started(sink, tail)
+    assert until(runner, lambda told: told.position == 20).errors == 2
+
+
+def test_a_panic_does_not_end_the_thread(started: Started) -> None:
+    """One of polars is no `Exception`."""
+
+    def panic(attempt: int) -> None:
+        if attempt == 1:
+            raise PanicException("attempt to subtract with overflow")
+
+    assert until(started(Shelf(plan=panic), Script(2)), lambda told: told.position == 20).errors == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from market_pipelines.cli.stream_status import sentence
+from market_pipelines.cli.stream_status import cut_short, sentence
 from market_pipelines.store.streams import StreamRow, StreamState, Wish
 from market_pipelines.streaming.status import StreamsState, document
 
@@ -95,3 +95,13 @@ def test_a_live_stream_in_one_line() -> None:
     said = sentence(ROW)
     for words in ("live", "50 symbols of simulated-polygon", "1,234 events (50/s)", "p99 40 ms", "process 7 on desk"):
         assert words in said
+
+
+def test_what_a_person_has_to_do_is_told_to_its_end() -> None:
+    told = "PocketBase does not allow batch requests; a superuser turns them on in its dashboard"
+    sinks = [
+        {"sink": "pocketbase", "state": "refused", "last_error": told},
+        {"sink": "redis", "state": "live", "last_error": told},
+        {"sink": "questdb", "state": "retrying", "last_error": "short"},
+    ]
+    assert list(cut_short([replace(ROW, sinks=sinks)])) == [f"us-polygon, pocketbase: {told}"]

@@ -69,10 +69,10 @@ CREATE TABLE market.stream_cursors (
     journal    text NOT NULL,
     position   bigint NOT NULL,
     updated_at timestamptz NOT NULL,
-    PRIMARY KEY (stream, sink)
+    PRIMARY KEY (stream, sink, journal)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE market.stream_cursors IS
-    'Up to which position of the journal a sink of PostgreSQL has everything, written in the transaction that stored it.';
+    'Up to which position of a journal a sink of PostgreSQL has everything, written in the transaction that stored it. Machines that stream in turns have a journal each.';
 
 CREATE TABLE market.stream_rejects (
     stream      text NOT NULL,

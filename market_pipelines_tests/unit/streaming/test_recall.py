@@ -1,0 +1,126 @@
+"""What history brings twice, or again after it was streamed, is told from the journal however long ago it came."""
+
+import json
+from typing import Any, cast
+
+import pytest
+
+from market_pipelines.market.columns import integers
+from market_pipelines.market.records import TickKind
+from market_pipelines.providers.polygon import Polygon
+from market_pipelines.providers.protocol import Capability
+from market_pipelines.streaming import recall as recall_module
+from market_pipelines.streaming.decode import Decoder
+from market_pipelines.streaming.entries import SavedAnswer
+from market_pipelines.streaming.journal import JournalReader
+from market_pipelines.streaming.recall import Recall
+from market_pipelines_tests.unit.providers.polygon_events import NOW, NOW_MS, frame, quote, trade
+from market_pipelines_tests.unit.streaming.journal_made import US, MemoryJournal
+
+SECOND = 1_000_000_000
+DECODER = Decoder(market=US, providers={"polygon": Polygon(None)}, feed="polygon")
+
+
+def history(kind: TickKind, *seqs: int, symbol: str = "AAPL") -> SavedAnswer:
+    """The same events as `frame(trade(q=…))` or `frame(quote(q=…))` has them, to the nanosecond."""
+    rows: list[dict[str, Any]] = [{"sequence_number": seq, "sip_timestamp": NOW + 456_789} for seq in seqs]
+    for row in rows:
+        if kind is TickKind.TRADES:
+            row |= {"id": "5096", "exchange": 10, "price": 161.87, "size": 300}
+        else:
+            row |= {"bid_price": 114.125, "bid_size": 100, "ask_price": 114.128, "ask_size": 160}
+    capability = Capability.TRADES if kind is TickKind.TRADES else Capability.QUOTES_HISTORY
+    return SavedAnswer(
+        provider="polygon",
+        capability=capability.value,
+        market="us",
+        symbols=(symbol,),
+        status=200,
+        headers={},
+        received_ns=NOW + 60 * SECOND,
+        body=json.dumps({"results": rows, "status": "OK"}).encode(),
+        begins_ns=NOW - SECOND,
+        ends_ns=NOW + SECOND,
+        kind=kind.value,
+        gap="g",
+    )
+
+
+def recalled(journal: MemoryJournal, after: int) -> tuple[dict[TickKind, list[int]], int]:
+    """Of what comes behind a position, with nothing in mind but what the journal has."""
+    reader = journal.reader()
+    columns = DECODER.decode(reader.read(after))
+    found, left_out = Recall(cast(JournalReader, reader), DECODER).without_known(columns, after)
+    return {kind: integers(table["seq"]).tolist() for kind, table in found.tables.items()}, left_out
+
+
+def test_what_was_streamed_at_the_edge_of_a_gap_does_not_come_again_from_history() -> None:
+    journal = MemoryJournal()
+    journal.append(frame(trade(q=1)), frame(quote(q=7, sym="AAPL")), frame(trade(q=2)))
+    after = journal.append(frame(trade(q=9)))
+    journal.answer(history(TickKind.TRADES, 1, 2, 3, 4, 9))
+    journal.answer(history(TickKind.QUOTES, 7, 8))
+    assert recalled(journal, after) == ({TickKind.TRADES: [3, 4], TickKind.QUOTES: [8]}, 4)
+
+
+def test_another_symbol_with_the_same_number_is_another_trade() -> None:
+    journal = MemoryJournal()
+    after = journal.append(frame(trade(q=1, sym="MSFT")))
+    journal.answer(history(TickKind.TRADES, 1))
+    assert recalled(journal, after) == ({TickKind.TRADES: [1]}, 0)
+
+
+def test_what_is_streamed_is_never_left_out_here() -> None:
+    journal = MemoryJournal()
+    after = journal.append(frame(trade(q=1)))
+    journal.append(frame(trade(q=1)), frame(trade(q=2)))
+    assert recalled(journal, after) == ({TickKind.TRADES: [1, 2]}, 0)
+
+
+def test_an_answer_that_came_before_a_crash_is_known_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much was streamed in between: answers are looked for by themselves."""
+    monkeypatch.setattr(recall_module, "LATE_NS", 5)
+    monkeypatch.setattr(recall_module, "STEP_NS", 10)
+    journal = MemoryJournal()
+    journal.answer(history(TickKind.TRADES, 3, 4))
+    after = journal.append(*(frame(trade(q=100 + number, t=NOW_MS + 90_000)) for number in range(200)))
+    journal.answer(history(TickKind.TRADES, 3, 4, 5))
+    assert recalled(journal, after) == ({TickKind.TRADES: [5]}, 2)
+
+
+def test_within_one_life_an_answer_is_known_as_well() -> None:
+    journal = MemoryJournal()
+    first = journal.append(frame(trade(q=1)))
+    second = journal.answer(history(TickKind.TRADES, 1, 2))
+    journal.answer(history(TickKind.TRADES, 1, 2, 3))
+    reader = journal.reader()
+    recall = Recall(cast(JournalReader, reader), DECODER)
+    found = []
+    for after in (first, second):
+        columns = DECODER.decode(reader.read(after, entries=1))
+        found.append(integers(recall.without_known(columns, after)[0].tables[TickKind.TRADES]["seq"]).tolist())
+    assert found == [[2], [3]]
+
+
+def test_of_a_busy_span_only_the_ends_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the other connections brought during one connection's gap is not decoded for it."""
+    monkeypatch.setattr(recall_module, "MOST_EVENTS", 100)
+    monkeypatch.setattr(recall_module, "LATE_NS", 20)
+    monkeypatch.setattr(recall_module, "EARLY_NS", 20)
+    monkeypatch.setattr(recall_module, "STEP_NS", 10)
+    journal = MemoryJournal()
+    journal.append(*(frame(trade(q=number, sym="MSFT")) for number in range(2_000)))
+    reader = journal.reader()
+    recall = Recall(cast(JournalReader, reader), DECODER)
+    journal.reads.clear()
+    around = recall._around(NOW + 100, NOW + 1_900, 2_000)
+    assert 60 <= sum(len(batch.bodies) for batches in around for batch in batches) <= 120
+
+
+def test_what_the_journal_has_given_up_is_no_obstacle() -> None:
+    journal = MemoryJournal()
+    journal.append(frame(trade(q=1)), frame(trade(q=2)))
+    journal.first = 2
+    after = 2
+    journal.answer(history(TickKind.TRADES, 1, 2, 3))
+    assert recalled(journal, after) == ({TickKind.TRADES: [1, 3]}, 1)
