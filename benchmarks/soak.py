@@ -15,10 +15,10 @@ from benchmarks.stream import Load, database_url, freshest, prove, rows, streami
 from benchmarks.workplace import BenchmarkFailed, embedded_server, temporary_home
 
 MINUTES = float(os.environ.get("SOAK_MINUTES", "30"))
-RATE = 5_000
+RATE = 10_000
 SYMBOLS = 500
 METHOD = (
-    f"`stream run` for {MINUTES:g} minutes at {RATE:,} events a second of {SYMBOLS} symbols, about a hundred times "
+    f"`stream run` for {MINUTES:g} minutes at {RATE:,} events a second of {SYMBOLS} symbols, about two hundred times "
     "what the simulator's fifty shares make, with lake and PostgreSQL as sinks. Memory is the resident set of the "
     "service every five seconds; its growth is the slope of a line through the last two thirds. In the end every "
     "event that was sent has to be in the lake once."
