@@ -100,7 +100,19 @@ class RedisServer(Server):
         return (
             *(str(get_binary_path()), "--bind", "127.0.0.1", "--port", str(self._port)),
             # As whoever wants to lose nothing runs it: what was answered survives a kill.
-            *("--appendonly", "yes", "--save", "", "--dir", str(self.folder), "--requirepass", self.password),
+            # With `everysec` a busy disk lets it answer before it has written, and then a kill takes what was answered.
+            *(
+                "--appendonly",
+                "yes",
+                "--appendfsync",
+                "always",
+                "--save",
+                "",
+                "--dir",
+                str(self.folder),
+                "--requirepass",
+                self.password,
+            ),
         )
 
     @property

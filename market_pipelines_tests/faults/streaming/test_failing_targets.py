@@ -48,7 +48,7 @@ EVENTS_A_SECOND = 2_000
 FULL = 1_000_000_000
 SINKS = "market_pipelines.streaming.sinks"
 KINDS = {TickKind.QUOTES: "Q", TickKind.TRADES: "T"}
-PATIENCE = 60.0
+PATIENCE = 240.0
 
 
 @dataclass(frozen=True)

@@ -68,10 +68,14 @@ def test_a_provider_that_closes_at_once_is_called_within_the_bound_and_the_statu
         simulator.faults.replace(["polygon.ws_close_at_once=on"])
         drop(desk)
         until(lambda: len(simulator.streams) >= before + ATTEMPTS, "attempts")
-        until(lambda: desk.row().state is StreamState.WAITING, "the status says that it waits")
-        row = desk.row()
-        assert "again in" in row.detail
-        assert row.connections[0]["attempts"] >= 2
+        until(
+            lambda: (
+                (row := desk.row()).state is StreamState.WAITING
+                and "again in" in row.detail
+                and row.connections[0]["attempts"] >= 2
+            ),
+            "the status says that it waits, how often it tried, and when it tries again",
+        )
         simulator.faults.clear()
         until(desk.is_live, "data again")
         until(lambda: [one.status for one in desk.gaps()] == [GapStatus.FILLED], "one gap for all of it, filled")
