@@ -15,7 +15,7 @@ import typer
 from market_pipelines.cli.data import platform_of_commands
 from market_pipelines.cli.door import From, Json, To, a_day
 from market_pipelines.cli.output import CommandFailed, emit_json, emit_line, emit_table, say, size
-from market_pipelines.cli.read import Format, replace_file
+from market_pipelines.cli.read import Format, put_out, replace_file
 from market_pipelines.market.records import TickKind
 from market_pipelines.pipeline.lake import compact as compact_lake
 from market_pipelines.pipeline.lake import duckdb_of, lake_state, views_script
@@ -164,19 +164,4 @@ def _show(table: pa.Table, form: Format, output: Path | None) -> None:
         if len(table) > SHOWN:
             say(f"{len(table):,} rows, the first {SHOWN:,} shown")
         return
-    frame = table.to_pandas()
-    if form is Format.PARQUET:
-        if output is None:
-            raise typer.BadParameter("Parquet is not for a terminal: name a file with -o")
-        content = frame.to_parquet(index=False, compression="zstd")
-    elif form is Format.JSON:
-        content = frame.to_json(orient="records", date_format="iso", date_unit="ns").encode() + b"\n"
-    else:
-        content = frame.to_csv(index=False, lineterminator="\n").encode()
-    if output is None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
-        return
-    replace_file(output, content)
-    say(f"{len(table):,} rows written to {output}")
+    put_out(table.to_pandas(), form, output, "rows")

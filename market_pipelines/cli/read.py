@@ -176,3 +176,22 @@ def replace_file(path: Path, content: bytes) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise CommandFailed(f"{path} cannot be written: {error.strerror}") from None
+
+
+def put_out(frame: pd.DataFrame, form: Format, output: Path | None, what: str) -> None:
+    """Rows as a file's content, to the file or to standard output. Tables for a terminal are their command's own."""
+    if form is Format.PARQUET:
+        if output is None:
+            raise typer.BadParameter("Parquet is not for a terminal: name a file with -o")
+        content = frame.to_parquet(index=False, compression="zstd")
+    elif form is Format.JSON:
+        content = frame.to_json(orient="records", date_format="iso", date_unit="ns").encode() + b"\n"
+    else:
+        content = frame.to_csv(index=False, lineterminator="\n").encode()
+    if output is None:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+        return
+    replace_file(output, content)
+    say(f"{len(frame):,} {what} written to {output}")

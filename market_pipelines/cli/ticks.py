@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +13,7 @@ import typer
 from market_pipelines.cli.data import Market, platform_of_commands
 from market_pipelines.cli.door import Json, Symbols, symbols_in
 from market_pipelines.cli.output import CommandFailed, ExitCode, emit_json, emit_table, plain, progress, say
-from market_pipelines.cli.read import Format, replace_file
+from market_pipelines.cli.read import Format, put_out
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.market.records import TickKind
 from market_pipelines.market.sessions import trading_calendar
@@ -146,21 +145,7 @@ def _show(frame: pd.DataFrame, form: Format, output: Path | None, kind: TickKind
         emit_table(columns, frame.head(SHOWN)[columns].astype(str).to_numpy().tolist())
         say(f"{len(frame):,} {kind.value}" + (f", the first {SHOWN} shown" if len(frame) > SHOWN else ""))
         return
-    if form is Format.PARQUET:
-        if output is None:
-            raise typer.BadParameter("Parquet is not for a terminal: name a file with -o")
-        content = frame.to_parquet(index=False, compression="zstd")
-    elif form is Format.JSON:
-        content = frame.to_json(orient="records", date_format="iso", date_unit="ns").encode() + b"\n"
-    else:
-        content = frame.to_csv(index=False, lineterminator="\n").encode()
-    if output is None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(content)
-        sys.stdout.buffer.flush()
-        return
-    replace_file(output, content)
-    say(f"{len(frame):,} {kind.value} written to {output}")
+    put_out(frame, form, output, kind.value)
 
 
 @correction_commands.command("list")
