@@ -19,6 +19,8 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 from psycopg import sql
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from market_pipelines.store import schema
 from market_pipelines.store.database import Database
@@ -32,9 +34,23 @@ from market_pipelines_tests.servers import (  # noqa: F401  (fixtures for all)
     running_questdb,
     running_redis,
 )
+from market_pipelines_tests.serving import Platform, short_folder
 
-LONGEST = ("test_month", "test_ci_page", "test_up", "test_dagster_pages", "test_benchmarks", "test_poll_commands")
+LONGEST = ("test_month", "test_dagster_pages", "test_up", "test_ci_page", "test_poll_commands", "test_benchmarks")
 """Begun first, so that no worker is left alone with one of them at the end."""
+ON_ONE_PLATFORM = ("test_dagster_pages", "test_up")
+"""They look at one `up`, which takes a minute to fill: one worker has both, and the pages come before the kills."""
+
+
+class ByFile(LoadFileScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "one platform" if Path(file).stem in ON_ONE_PLATFORM else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -115,6 +131,18 @@ def postgres_server() -> Iterator[PostgresServer]:
             server.close()
     finally:
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def started_platform() -> Iterator[Platform]:
+    """Started once. Who is last to look at it ends it, so that it does not run beside the tests that follow."""
+    with short_folder() as folder:
+        platform = Platform(folder)
+        platform.start()
+        try:
+            yield platform
+        finally:
+            platform.end()
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import psutil
 
 from market_pipelines.cli.dagster_client import DagsterClient
 from market_pipelines.settings import Settings
+from market_pipelines.store.embedded import EmbeddedServer
 
 START_SECONDS = 600.0
 STOP_SECONDS = 120.0
@@ -80,6 +81,15 @@ class Platform:
                 stderr=err,
                 process_group=0,
             )
+
+    def end(self) -> None:
+        """Whatever state it is in, nothing of it is left."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(STOP_SECONDS)
+        for process in self.processes():
+            process.kill()
+        EmbeddedServer(self.home).stop(force=True)
 
     def options(self) -> tuple[str, ...]:
         return ("--home", str(self.home), "--dagster-port", str(self.port))

@@ -57,8 +57,9 @@ def status(url: str) -> SchemaStatus:
 
 def upgrade(url: str) -> SchemaStatus:
     """Brings the schema to the newest step, all in one transaction; several processes may call it at once."""
-    if status(url).up_to_date:
-        return status(url)
+    found = status(url)
+    if found.up_to_date:
+        return found
 
     # Half a second of imports, for the one call in a thousand that needs them.
     from alembic import command  # noqa: PLC0415

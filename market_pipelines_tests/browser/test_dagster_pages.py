@@ -19,7 +19,7 @@ from playwright.sync_api import Page, Response, expect, sync_playwright
 
 from market_pipelines.cli.dagster_home import LOCATION
 from market_pipelines.definitions import defs
-from market_pipelines_tests.serving import Platform, short_folder
+from market_pipelines_tests.serving import Platform
 
 CHROMIUM = shutil.which("chromium")
 PICTURES = os.environ.get("MARKET_PIPELINES_PICTURES")
@@ -43,16 +43,9 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def platform() -> Iterator[Platform]:
-    with short_folder() as folder:
-        started = Platform(folder)
-        started.start()
-        try:
-            started.wait_for("every market is filled")
-            yield started
-        finally:
-            started.process.terminate()
-            started.process.wait(60)
+def platform(started_platform: Platform) -> Platform:
+    started_platform.wait_for("every market is filled")
+    return started_platform
 
 
 @pytest.fixture(scope="module")

@@ -128,9 +128,12 @@ class House:
         tape = self.tape(symbol, market)
         factor = tape.dividend_factor / tape.split_factor if adjusted else np.ones(len(tape.sessions))
         columns = {name: getattr(tape.bars, name) * factor for name in ("open", "high", "low", "close")}
-        sessions = [day.astype(date) for day in tape.sessions]
-        frame = pd.DataFrame({**columns, "volume": tape.bars.volume / factor}, index=pd.Index(sessions))
-        return frame[[start <= session <= end for session in sessions]]
+        sessions = tape.sessions.astype("datetime64[D]")
+        wanted = slice(
+            np.searchsorted(sessions, np.datetime64(start)), np.searchsorted(sessions, np.datetime64(end), "right")
+        )
+        index = pd.Index(sessions[wanted].astype(object))
+        return pd.DataFrame({**columns, "volume": tape.bars.volume / factor}).iloc[wanted].set_index(index)
 
     def actions(self, symbol: str, market: str = "us") -> list[CorporateAction]:
         return [

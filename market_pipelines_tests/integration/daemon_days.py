@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import dagster as dg
@@ -90,6 +91,14 @@ class Daemon:
 
 
 @contextmanager
+def lending(instance: dg.DagsterInstance) -> Iterator[None]:
+    """Every look at a schedule or a sensor opens an instance of its own, a tenth of all that a look takes: here they
+    are lent the daemon's."""
+    with patch.object(dg.DagsterInstance, "from_ref", lambda _ref: nullcontext(instance)):
+        yield
+
+
+@contextmanager
 def daemon_of(instance: dg.DagsterInstance, module: str, attribute: str = "defs") -> Iterator[Daemon]:
     origin = InProcessCodeLocationOrigin(
         loadable_target_origin=LoadableTargetOrigin(module_name=module, attribute=attribute),
@@ -98,5 +107,6 @@ def daemon_of(instance: dg.DagsterInstance, module: str, attribute: str = "defs"
     with (
         WorkspaceProcessContext(instance, InProcessWorkspaceLoadTarget(origin)) as workspace,
         QueuedRunCoordinatorDaemon(interval_seconds=1) as queue,
+        lending(instance),
     ):
         yield Daemon(workspace, queue)

@@ -34,6 +34,8 @@ from market_pipelines_tests.integration import small_markets
 from market_pipelines_tests.integration.daemon_days import Daemon, daemon_of, instance_on
 from market_pipelines_tests.integration.small_markets import FOLLOWED
 
+pytestmark = pytest.mark.timeout(1800)
+
 START = datetime(2026, 10, 30, 12, tzinfo=UTC)
 END = datetime(2026, 11, 28, 12, tzinfo=UTC)
 QUIET_LOOKS = tuple(time.fromisoformat(text) for text in ("03:40", "17:02", "22:10"))

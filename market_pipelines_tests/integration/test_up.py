@@ -45,19 +45,9 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def platform() -> Iterator[Platform]:
-    with short_folder() as folder:
-        running = Platform(folder)
-        running.start()
-        try:
-            yield running
-        finally:
-            if running.process.poll() is None:
-                running.process.terminate()
-                running.process.wait(STOP_SECONDS)
-            for process in running.processes():
-                process.kill()
-            EmbeddedServer(running.home).stop(force=True)
+def platform(started_platform: Platform) -> Iterator[Platform]:
+    yield started_platform
+    started_platform.end()
 
 
 @pytest.fixture

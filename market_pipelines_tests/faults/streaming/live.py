@@ -100,6 +100,24 @@ class Running:
         assert self.ended(), "the service did not end"
 
 
+def sinks_of(running: Running) -> dict[str, Mapping[str, Any]]:
+    assert running.error is None, running.error
+    assert running.service.reporter is not None
+    return {one["sink"]: one for one in running.service.reporter.report().sinks}
+
+
+def durable(running: Running) -> int:
+    assert running.service.reporter is not None
+    position: int = running.service.reporter.report().counters["journal"]["durable"]
+    return position
+
+
+def until_stored(running: Running, seconds: float = PATIENCE) -> None:
+    """Every sink has what the journal has by now."""
+    came = durable(running)
+    until(lambda: all(told["position"] >= came for told in sinks_of(running).values()), "every sink has it", seconds)
+
+
 @dataclass(frozen=True)
 class Desk:
     platform: Platform

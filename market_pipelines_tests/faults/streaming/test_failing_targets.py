@@ -40,7 +40,18 @@ from market_pipelines_tests.contract.streaming.reach import SOON
 from market_pipelines_tests.contract.streaming.test_redis_sink import nanoseconds
 from market_pipelines_tests.db_server import DbServer
 from market_pipelines_tests.faults.dying import owner_of
-from market_pipelines_tests.faults.streaming.live import PLAN, SYMBOLS, Desk, Running, Tick, opened_desk, until
+from market_pipelines_tests.faults.streaming.live import (
+    PLAN,
+    SYMBOLS,
+    Desk,
+    Running,
+    Tick,
+    durable,
+    opened_desk,
+    sinks_of,
+    until,
+    until_stored,
+)
 from market_pipelines_tests.servers import PocketBaseServer, QuestDbServer, RedisServer, Server
 
 DOWN_SECONDS = float(os.environ.get("TARGET_DOWN_SECONDS", "2"))
@@ -102,18 +113,6 @@ class House:
             DOWN_SECONDS + PATIENCE,
         )
         return round(time.monotonic() - returned, 2)
-
-
-def sinks_of(running: Running) -> dict[str, Mapping[str, Any]]:
-    assert running.error is None, running.error
-    assert running.service.reporter is not None
-    return {one["sink"]: one for one in running.service.reporter.report().sinks}
-
-
-def durable(running: Running) -> int:
-    assert running.service.reporter is not None
-    position: int = running.service.reporter.report().counters["journal"]["durable"]
-    return position
 
 
 def events(running: Running) -> int:
@@ -270,11 +269,7 @@ def test_each_target_may_be_killed_and_stay_away_and_has_everything_once_in_the_
             house.load.plan = replace(house.load.plan, events=house.load.totals.reserved)
         assert house.load.finished.wait(PATIENCE)
         until(lambda: events(running) >= house.load.totals.events, "all has come", PATIENCE)
-        until(
-            lambda: all(told["position"] >= durable(running) for told in sinks_of(running).values()),
-            "every sink has it",
-            PATIENCE,
-        )
+        until_stored(running, PATIENCE)
     record_property("seconds until a target had everything again", recovered)
     record_property("seconds behind, of those that were there", house.worst)
     # Once the last event has been sent a long wait for a sink may well be called a silence.

@@ -25,7 +25,7 @@ from market_pipelines.streaming.journal import JournalMissing, JournalReader
 from market_pipelines.streaming.service import journal_folder
 from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.faults.streaming import nursery
-from market_pipelines_tests.faults.streaming.live import PLAN, Desk, environment, opened_desk, until
+from market_pipelines_tests.faults.streaming.live import PLAN, Desk, environment, opened_desk, until, until_stored
 
 ROOT = Path(__file__).resolve().parents[3]
 KILLS = int(os.environ.get("STREAM_KILLS", "25"))
@@ -113,7 +113,7 @@ def test_however_often_it_is_killed_nothing_durable_is_lost_nothing_is_twice_and
             durable = now
     assert set(desk.stored().values()) == {1}, "nothing is there twice"
     restarted = datetime.now(UTC)
-    with desk.streaming():
+    with desk.streaming() as running:
         until(
             lambda: (
                 (gaps := desk.gaps())[-1].recorded_at > restarted
@@ -122,6 +122,7 @@ def test_however_often_it_is_killed_nothing_durable_is_lost_nothing_is_twice_and
             "every gap is filled",
             60.0,
         )
+        until_stored(running, 60.0)
         ended = datetime.now(UTC) - timedelta(seconds=1)
     stored = desk.stored()
     assert set(stored.values()) == {1}, "nothing is there twice"
