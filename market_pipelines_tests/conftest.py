@@ -14,12 +14,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
 from psycopg import sql
-from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 from market_pipelines.store import schema
@@ -42,15 +42,17 @@ ON_ONE_PLATFORM = ("test_dagster_pages", "test_up")
 """They look at one `up`, which takes a minute to fill: one worker has both, and the pages come before the kills."""
 
 
-class ByFile(LoadFileScheduling):
-    def _split_scope(self, nodeid: str) -> str:
-        file = super()._split_scope(nodeid)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """By file, as `--dist loadfile` does it, but for those that share a platform."""
+
+    def scope(nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
         return "one platform" if Path(file).stem in ON_ONE_PLATFORM else file
 
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
-    return ByFile(config, log)
+    scheduler = LoadFileScheduling(config, log)
+    scheduler._split_scope = scope
+    return scheduler
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

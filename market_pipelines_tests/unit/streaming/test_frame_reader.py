@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from market_pipelines.streaming.frame_reader import Closed, FrameReader
 from market_pipelines_tests.websocket_server import text_frame
 
-
 IN_FLIGHT = 60_000
 """Bytes that are sent before they are read: what the kernel holds of a connection ends somewhere above."""
 
