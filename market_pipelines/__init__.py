@@ -15,6 +15,8 @@ _PUBLIC = {
     "PollingConfig": "market_pipelines.pipeline.polling_api",
     "PollingManager": "market_pipelines.pipeline.polling_api",
     "event_bus": "market_pipelines.streaming.bus",
+    "follow": "market_pipelines.streaming.follow",
+    "publishing": "market_pipelines.streaming.follow",
 }
 
 

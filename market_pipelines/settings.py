@@ -93,7 +93,8 @@ def _address_of(*schemes: str) -> AfterValidator:
 
 
 def _redis_address(value: SecretStr) -> SecretStr:
-    if urlsplit(value.get_secret_value()).scheme not in {"redis", "rediss", "unix"}:
+    parts = urlsplit(value.get_secret_value())
+    if parts.scheme not in {"redis", "rediss", "unix"} or parts.port == 0:  # a port that is none is a ValueError
         raise ValueError("it is not the address of a Redis server")
     return value
 
@@ -252,6 +253,7 @@ class Settings(BaseSettings):
     retention_job_logs_days: Days = 180
     retention_check_results_days: Days = 90
     retention_incidents_days: Days = 365
+    retention_stream_gaps_days: Days = 90
     retention_dagster_events_days: Days = 30
     retention_dagster_ticks_days: Days = 7
 

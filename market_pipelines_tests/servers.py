@@ -2,8 +2,8 @@
 
 Each is started once a test process and can be killed and started again within a test, with what it had. An
 operator's own server goes first where `TEST_REDIS_URL` (a database that tests may empty) or `TEST_QUESTDB_URL`
-(http://user:password@host:9000?pg=8812, whose tables `quotes`, `trades`, `bars` and `snapshots` tests may drop)
-names one; such a server is never stopped.
+(http://user:password@host:9000?pg=8812, whose tables `quotes`, `trades`, `bars`, `snapshots` and `bands` tests may
+drop) names one; such a server is never stopped.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class PocketBaseServer(Server):
 
 class QuestDbServer(Server):
     name = "QuestDB"
-    tables = ("quotes", "trades", "bars", "snapshots")
+    tables = ("quotes", "trades", "bars", "snapshots", "bands")
 
     def __init__(self, folder: Path, jar: Path | None = None, url: str = "") -> None:
         super().__init__(folder)

@@ -45,15 +45,15 @@ def sql(
     output: Output = None,
     as_json: Json = False,
 ) -> None:
-    """Ask DuckDB. There are the views quotes, trades, aggregates (newest versions) and snapshots, with market and
-    session as columns; --from and --to narrow down the sessions whose files are looked at."""
+    """Ask DuckDB. There are the views quotes, trades, aggregates (newest versions), snapshots and bands, with market
+    and session as columns; --from and --to narrow down the sessions whose files are looked at."""
     with (
         platform_of_commands(asks=False) as platform,
         duckdb_of(platform, market=_known(platform, market), first_session=start, last_session=end) as memory,
     ):
         try:
             answer = memory.sql(query)
-            table = None if answer is None else answer.to_arrow_table()
+            table = None if answer is None else _distinct(answer.to_arrow_table())
         except duckdb.Error as error:
             raise CommandFailed(str(error)) from None
     if table is not None:
@@ -141,6 +141,17 @@ def compact(
 
 def _known(platform: Platform, market: str | None) -> str | None:
     return None if market is None else platform.market(market).name
+
+
+def _distinct(table: pa.Table) -> pa.Table:
+    """SQL may call two columns alike (`SELECT a.*, b.*`); files, JSON and tables of ours may not."""
+    names: list[str] = []
+    for name in table.column_names:
+        further = 0
+        while (f"{name}_{further}" if further else name) in names:
+            further += 1
+        names.append(f"{name}_{further}" if further else name)
+    return table.rename_columns(names)
 
 
 def _spans_in_words(table: pa.Table) -> pa.Table:

@@ -5,9 +5,11 @@ Options in, exit code out: streaming itself is in `streaming/`, what is shown in
 
 from __future__ import annotations
 
+import logging
 import signal
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -20,6 +22,7 @@ from market_pipelines.cli.door import Json, read_door_settings
 from market_pipelines.cli.output import CommandFailed, ExitCode, emit_json, emit_line, say
 from market_pipelines.cli.simulate import an_instant
 from market_pipelines.cli.stream_background import start_in_background, stop_streams
+from market_pipelines.cli.stream_follow import follow_command
 from market_pipelines.cli.stream_options import RunOptions, wanted_of
 from market_pipelines.cli.stream_status import show_gaps, show_status
 from market_pipelines.pipeline.platform import Platform, open_platform
@@ -51,6 +54,7 @@ class _KeepsItsWords(TyperCommand):
 
 
 def register(app: typer.Typer) -> None:
+    stream_commands.command("follow")(follow_command)
     stream_commands.add_typer(gap_commands, name="gaps")
     app.add_typer(stream_commands, name="stream")
 
@@ -134,46 +138,23 @@ Stream = Annotated[
 ]
 
 
-@stream_commands.command("run", cls=_KeepsItsWords)
-def run(
-    feed: Feed = None,
-    symbols: Symbols = None,
-    more: More = None,
-    symbols_list: SymbolsList = None,
-    types: Types = None,
-    market: Market = None,
-    channels: Channels = None,
-    symbols_per_connection: PerConnection = 25,
-    max_connections: MostConnections = 1,
-    batch_interval: BatchInterval = 1.0,
-    max_expiry_days: ExpiryDays = 30,
-    option_type: OptionType = "both",
-    market_hours: MarketHours = False,
-    provider: Provider = "",
-    every: Every = None,
-    attempts: Attempts = None,
-    db_server: DbServer = None,
-    redis_url: RedisUrl = None,
-    log_level: LogLevel = None,
-    until: Until = None,
-) -> None:
-    """Stream in the foreground until Ctrl-C. Without options: every market as its file says.
+_IN_FRONT, _BEHIND = "run", "start"
+
+
+@stream_commands.command(
+    _BEHIND,
+    cls=_KeepsItsWords,
+    help="As `run`, in the background: returns when data comes in, or with the reason why none does.",
+)
+@stream_commands.command(
+    _IN_FRONT,
+    cls=_KeepsItsWords,
+    help="""Stream in the foreground until Ctrl-C. Without options: every market as its file says.
 
     SIGTERM drains and stops, SIGHUP reads the symbols again. Exit code 4 when the provider refuses the key.
-    """
-    options = _options(locals())
-    settings = _settings(options)
-    with open_platform(settings) as platform:
-        streams = _runnable(platform, planned(platform, wanted_of(options, say)))
-        _tell_of_strangers(platform, streams)
-        if advice := file_limit_advice(sum(one.plan.max_connections for one in streams)):
-            say(advice)
-        code = _run(platform, streams, until)
-    raise typer.Exit(code)
-
-
-@stream_commands.command("start", cls=_KeepsItsWords)
-def start(
+    """,
+)
+def run(
     ctx: typer.Context,
     feed: Feed = None,
     symbols: Symbols = None,
@@ -196,13 +177,20 @@ def start(
     log_level: LogLevel = None,
     until: Until = None,
 ) -> None:
-    """As `run`, in the background: returns when data comes in, or with the reason why none does."""
     options = _options({name: value for name, value in locals().items() if name != "ctx"})
     settings = _settings(options)
-    with open_platform(settings, asks=False) as platform:
+    behind = ctx.info_name == _BEHIND
+    services: list[StreamService] = []
+    with nullcontext() if behind else _reloading(services), open_platform(settings, asks=not behind) as platform:
         streams = _runnable(platform, planned(platform, wanted_of(options, say)))
         _tell_of_strangers(platform, streams)
-        code = start_in_background(platform, [one.plan.name for one in streams], ctx.meta["words"], say)
+        if behind:
+            code = start_in_background(platform, [one.plan.name for one in streams], ctx.meta["words"], say)
+        else:
+            if advice := file_limit_advice(sum(one.plan.max_connections for one in streams)):
+                say(advice)
+            services += [StreamService(platform, one.plan, selection=one.selection, until=until) for one in streams]
+            code = run_in_front(platform, services)
     raise typer.Exit(code)
 
 
@@ -306,7 +294,7 @@ def fill_gaps(stream: Stream = None) -> None:
 # --- running ---------------------------------------------------------------------------------------------------
 
 
-def _run(platform: Platform, streams: Sequence[Planned], until: datetime | None) -> ExitCode:
+def run_in_front(platform: Platform, services: Sequence[StreamService]) -> ExitCode:
     stop = Stop()
     failed: list[Ended] = []
 
@@ -315,15 +303,14 @@ def _run(platform: Platform, streams: Sequence[Planned], until: datetime | None)
             failed.append(ended)
             say(f"error: {ended.error}")
 
-    services = [StreamService(platform, one.plan, selection=one.selection, until=until) for one in streams]
-    with (
-        served_metrics(platform.settings.stream_metrics_port, services) as address,
-        heeding_signals(stop),
-        _reloading(services),
-    ):
+    with served_metrics(platform.settings.stream_metrics_port, services) as address, heeding_signals(stop):
         if address is not None:
             say(f"metrics on {address}")
-        run_streams(services, stop, told=told)
+        try:
+            run_streams(services, stop, told=told)
+        except KeyboardInterrupt:
+            _hush()
+            raise
     return _code(failed)
 
 
@@ -334,9 +321,16 @@ def _code(failed: Sequence[Ended]) -> ExitCode:
     return ExitCode.NOT_AUTHORISED if all(keys) else ExitCode.ERROR
 
 
+def _hush() -> None:
+    """After a second signal: the streams' threads end with the process, in the middle of what they do, and what they
+    say of a database that is being closed under them helps nobody."""
+    logging.disable(logging.CRITICAL)
+    threading.excepthook = lambda _: None
+
+
 @contextmanager
 def _reloading(services: Sequence[StreamService]) -> Iterator[None]:
-    """SIGHUP reads the symbols again, for as long as the block lasts."""
+    """SIGHUP reads the symbols again, for as long as the block lasts. Who is not there yet has them to read anyway."""
 
     def heard(_number: int, _frame: FrameType | None) -> None:
         for service in services:

@@ -71,8 +71,8 @@ def ticks(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Trades, quotes, aggregates or snapshots out of the tick lake. Without days: the last session that has closed,
-    or a later day of which the lake has some."""
+    """Trades, quotes, aggregates, snapshots or price bands (limit up, limit down) out of the tick lake. Without days:
+    the last session that has closed, or a later day of which the lake has some."""
     wanted = _symbols(symbols)
     if pull and kind not in CAPABILITY:
         raise typer.BadParameter(

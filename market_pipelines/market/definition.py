@@ -92,6 +92,11 @@ class StreamSetup:
     every_seconds: float = 30.0
     """Of feeds that ask again and again."""
 
+    @property
+    def tells_trades(self) -> bool:
+        """Whether the market's own feed tells single trades."""
+        return self.feed == "polygon" and "trades" in self.channels
+
 
 @dataclass(frozen=True, slots=True)
 class MarketDefinition:

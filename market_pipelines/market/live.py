@@ -93,6 +93,22 @@ SNAPSHOTS = pa.schema(
 )
 """The state of a symbol when it was looked at: Stooq's and Yahoo's quotes, and whatever is polled. `volume` is the
 day's so far. Open, high and low are the day's."""
+BANDS = pa.schema(
+    {
+        "symbol": _WORD,
+        "ts": STAMP,
+        "received_at": STAMP,
+        "seq": _COUNT,
+        "limit_up": _NUMBER,
+        "limit_down": _NUMBER,
+        "indicators": _WORD,
+        "tape": _WORD,
+        "feed": _WORD,
+        "marks": _BITS,
+    }
+)
+"""Limit up, limit down: the prices between which a symbol may trade until it is told otherwise. A limit that is not
+told is null. `indicators` are the tape's, as a trade's conditions are; `tape` is 1, 2 or 3."""
 
 SCHEMAS: Mapping[TickKind, pa.Schema] = MappingProxyType(
     {
@@ -100,6 +116,7 @@ SCHEMAS: Mapping[TickKind, pa.Schema] = MappingProxyType(
         TickKind.TRADES: TRADES,
         TickKind.AGGREGATES: AGGREGATES,
         TickKind.SNAPSHOTS: SNAPSHOTS,
+        TickKind.BANDS: BANDS,
     }
 )
 
@@ -109,7 +126,7 @@ class TickMark(IntFlag):
 
     NONE = 0
     CROSSED = 1
-    """The bid is above the ask."""
+    """The bid is above the ask; of price bands, the lower limit above the upper one."""
     LOCKED = 2
     """The bid is the ask."""
     WIDE = 4
@@ -129,7 +146,7 @@ class TickMark(IntFlag):
     FILLED = 512
     """It was not streamed: history filled a gap with it."""
     ONE_SIDED = 1024
-    """Nobody bids, or nobody asks."""
+    """Nobody bids, or nobody asks; of price bands, there is one limit only."""
     NOT_POSITIVE = 2048
     """A price or size of zero or less, or none at all."""
     LAKE_ONLY = 4096

@@ -22,6 +22,8 @@ class TickKind(StrEnum):
     """Seconds and minutes as a stream tells them."""
     SNAPSHOTS = "snapshots"
     """What a polled or pushed quote said of a symbol: its last price and its day so far."""
+    BANDS = "bands"
+    """Between which prices a symbol may trade for now: limit up, limit down (LULD)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from market_pipelines.market.cadence import daily_cycle, intraday_cycle
 from market_pipelines.market.definition import MarketDefinition
+from market_pipelines.market.quality.rules import OPTIONS
 from market_pipelines.orchestration.cron import lane
 from market_pipelines.orchestration.cross_check import cross_check_definitions
 from market_pipelines.orchestration.daily_assets import daily_assets
@@ -24,13 +25,13 @@ from market_pipelines.orchestration.quality_checks import checks_job, quality_ch
 from market_pipelines.orchestration.raw_checks import raw_checks
 from market_pipelines.orchestration.realtime import STREAM, realtime_job, realtime_specs
 from market_pipelines.orchestration.realtime_bars import bars_definitions
-from market_pipelines.orchestration.realtime_checks import realtime_checks
+from market_pipelines.orchestration.realtime_checks import realtime_checks, tick_checks
 from market_pipelines.orchestration.realtime_sensor import stream_sensor
 from market_pipelines.orchestration.reference_assets import reference_assets
 from market_pipelines.orchestration.reference_jobs import weekly_refresh_job
 from market_pipelines.orchestration.repair import repair_definitions
 from market_pipelines.orchestration.schedules import after_close_schedule, market_hours_schedule, weekly_schedule
-from market_pipelines.orchestration.specs import DAILY_LAYER, INTRADAY_LAYER
+from market_pipelines.orchestration.specs import DAILY_LAYER, INTRADAY_LAYER, asset_key
 from market_pipelines.orchestration.tick_assets import tick_assets
 from market_pipelines.pipeline.chain import chain_names
 from market_pipelines.pipeline.markets import MarketModel, read_market
@@ -67,7 +68,9 @@ def market_definitions(market: MarketDefinition, now: datetime) -> dg.Definition
     chain = chain_names(market, read_settings())
     partitions = session_partitions(market.mic, market.since, now.date())
     assets = daily_assets(market, chain, partitions)
-    checks = quality_checks(market)
+    reference = _reference(market, chain)
+    checks = quality_checks(market, without=() if _has(reference, market, OPTIONS) else (OPTIONS,))
+    ticks = tick_checks(market)
     refresh = dg.define_asset_job(
         f"{market.name}_daily_refresh",
         selection=dg.AssetSelection.groups(market.name),
@@ -78,7 +81,7 @@ def market_definitions(market: MarketDefinition, now: datetime) -> dg.Definition
     daily = dg.Definitions(
         assets=assets,
         asset_checks=[*checks, raw_checks(market, chain)],
-        jobs=[refresh, checks_job(market, checks)],
+        jobs=[refresh, checks_job(market, [*checks, *ticks])],
         schedules=[after_close_schedule(market, refresh.name, daily_cycle(market), now)],
     )
     known = build_providers(read_settings())
@@ -88,14 +91,19 @@ def market_definitions(market: MarketDefinition, now: datetime) -> dg.Definition
     return dg.Definitions.merge(
         daily,
         *_intraday(market, providers, partitions, now),
-        _reference(market, chain),
+        reference,
         *_ticks(market, providers, partitions),
         freshness_definitions(market, now),
         polling_definitions(market),
         cross_check_definitions(market, now),
         repair_definitions(market),
-        *_realtime(market, partitions, now),
+        *_realtime(market, ticks, partitions, now),
     )
+
+
+def _has(definitions: dg.Definitions, market: MarketDefinition, name: str) -> bool:
+    wanted = asset_key(market, name)
+    return any(isinstance(one, dg.AssetsDefinition) and wanted in one.keys for one in definitions.assets or ())
 
 
 def _reference(market: MarketDefinition, chain: tuple[str, ...]) -> dg.Definitions:
@@ -145,7 +153,12 @@ def _intraday(
     ]
 
 
-def _realtime(market: MarketDefinition, partitions: SessionPartitionsDefinition, now: datetime) -> list[dg.Definitions]:
+def _realtime(
+    market: MarketDefinition,
+    ticks: list[dg.AssetChecksDefinition],
+    partitions: SessionPartitionsDefinition,
+    now: datetime,
+) -> list[dg.Definitions]:
     setup = market.stream
     if setup is None:
         return []
@@ -153,10 +166,10 @@ def _realtime(market: MarketDefinition, partitions: SessionPartitionsDefinition,
     return [
         dg.Definitions(
             assets=realtime_specs(market, setup),
-            asset_checks=[realtime_checks(market)],
+            asset_checks=[realtime_checks(market), *ticks],
             jobs=[job],
             sensors=[stream_sensor(market, job)],
             resources={"stream": STREAM},
         ),
-        bars_definitions(market, setup, partitions, now),
+        bars_definitions(market, setup, partitions, now, ticks),
     ]

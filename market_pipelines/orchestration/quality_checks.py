@@ -4,7 +4,7 @@ The checks are made from the list of rules; a new rule is a new check. One that 
 is bad or missing in the table, and with a warning when the bad bar was refused and another stands in its place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import date
 
 import dagster as dg
@@ -20,6 +20,7 @@ from market_pipelines.orchestration.scope import RECENT_SESSIONS, Span, span_of_
 from market_pipelines.orchestration.specs import asset_key
 from market_pipelines.pipeline.checks import CheckOutcome, assets_of, checks_of, evaluate, may_block
 from market_pipelines.pipeline.platform import Platform
+from market_pipelines.pipeline.stream_evidence import KINDS
 
 
 class JudgedDays(dg.Config):
@@ -29,8 +30,9 @@ class JudgedDays(dg.Config):
     end: str = Field("", description="The last day. Empty: the last session that has closed.")
 
 
-def quality_checks(market: MarketDefinition) -> list[dg.AssetChecksDefinition]:
-    return [_checks_of_table(market, asset) for asset in assets_of(market)]
+def quality_checks(market: MarketDefinition, without: Sequence[str] = ()) -> list[dg.AssetChecksDefinition]:
+    """`without`: tables that are no assets here. Those of streams are in `realtime_checks`."""
+    return [checks_of_table(market, asset) for asset in assets_of(market) if asset not in (*KINDS, *without)]
 
 
 def checks_job(market: MarketDefinition, checks: list[dg.AssetChecksDefinition]) -> UnresolvedAssetJobDefinition:
@@ -54,7 +56,7 @@ def checks_job(market: MarketDefinition, checks: list[dg.AssetChecksDefinition])
     )
 
 
-def _checks_of_table(market: MarketDefinition, asset: str) -> dg.AssetChecksDefinition:
+def checks_of_table(market: MarketDefinition, asset: str) -> dg.AssetChecksDefinition:
     key = asset_key(market, asset)
 
     @dg.multi_asset_check(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pandas as pd
+import psycopg
 from pydantic import Field
 
 from market_pipelines.market.definition import MarketDefinition, StreamSetup
@@ -24,7 +25,9 @@ from market_pipelines.orchestration.specs import asset_key, asset_spec
 from market_pipelines.pipeline.platform import Platform
 from market_pipelines.pipeline.stopping import Stop, heeding_signals
 from market_pipelines.pipeline.stream_watch import Watched, figures, streamed_until, watch
+from market_pipelines.redaction import redact
 from market_pipelines.settings import SettingsError
+from market_pipelines.store.database import DatabaseUnavailable
 from market_pipelines.store.streams import StreamRow
 
 if TYPE_CHECKING:
@@ -82,14 +85,9 @@ def trades_key(market: MarketDefinition) -> dg.AssetKey:
     return asset_key(market, "realtime_trades")
 
 
-def has_trades(setup: StreamSetup) -> bool:
-    """Whether the market's own feed tells single trades."""
-    return setup.feed == "polygon" and "trades" in setup.channels
-
-
 def realtime_specs(market: MarketDefinition, setup: StreamSetup) -> list[dg.AssetSpec]:
     """External assets: something outside of Dagster's asset runs keeps them up, and reports what it did."""
-    if has_trades(setup):
+    if setup.tells_trades:
         quotes = f"Quotes of {market.title} as {setup.feed} streams them, in the tick lake; the newest of each symbol "
         quotes += "in market.latest_quotes."
         trades = f"Every single trade of {market.title} as {setup.feed} streams it, in the tick lake; what was missed "
@@ -322,7 +320,12 @@ def _host(
 
 
 def _observe(context: dg.OpExecutionContext, platform: Platform, market: MarketDefinition, name: str) -> None:
-    seen = watch(platform, market)
+    """A database that is away for a moment ends no stream: whether it may go on is for its lease to say."""
+    try:
+        seen = watch(platform, market)
+    except (DatabaseUnavailable, psycopg.OperationalError) as error:
+        context.log.warning(f"{name} cannot be observed now: {redact(str(error))}")
+        return
     for row in seen.rows:
         if row.stream == name:
             for key in keys_of(market, row.channels):

@@ -19,7 +19,7 @@ from market_pipelines.orchestration.annotations import annotate, row_count, with
 from market_pipelines.orchestration.cron import lane, overtaken, written
 from market_pipelines.orchestration.partitions import SessionPartitionsDefinition
 from market_pipelines.orchestration.present import column_schema, counted, plot, table
-from market_pipelines.orchestration.realtime import REALTIME_LAYER, has_trades, quotes_key, trades_key
+from market_pipelines.orchestration.realtime import REALTIME_LAYER, quotes_key, trades_key
 from market_pipelines.orchestration.resources import PlatformResource
 from market_pipelines.orchestration.schedules import Decision, once, range_tags, refresh_ticks, run_key
 from market_pipelines.orchestration.scope import span_of_run
@@ -66,15 +66,21 @@ def bars_key(market: MarketDefinition) -> dg.AssetKey:
 
 
 def bars_definitions(
-    market: MarketDefinition, setup: StreamSetup, partitions: SessionPartitionsDefinition, now: datetime
+    market: MarketDefinition,
+    setup: StreamSetup,
+    partitions: SessionPartitionsDefinition,
+    now: datetime,
+    ticks: Sequence[dg.AssetChecksDefinition] = (),
 ) -> dg.Definitions:
+    """`ticks`: checks of what was streamed, which go with its bars."""
     asset = _bars(market, setup, partitions)
+    bars = dg.AssetSelection.assets(bars_key(market))
     job = dg.define_asset_job(
         f"{market.name}_bars_from_ticks",
-        selection=dg.AssetSelection.assets(bars_key(market)),
+        selection=bars | dg.AssetSelection.checks(*ticks) if ticks else bars,
         partitions_def=partitions,
-        description=f"Builds the minute bars of {market.title} from what was streamed in the chosen sessions, and "
-        "compares them with the providers'. Asks nobody.",
+        description=f"Builds the minute bars of {market.title} from what was streamed in the chosen sessions, "
+        "compares them with the providers', and judges the ticks. Asks nobody.",
         tags={"market": market.name, **lane(market.name, REALTIME_LAYER)},
     )
     return dg.Definitions(assets=[asset], jobs=[job], schedules=[bars_schedule(market, job.name, now)])
@@ -82,13 +88,13 @@ def bars_definitions(
 
 def _bars(market: MarketDefinition, setup: StreamSetup, partitions: SessionPartitionsDefinition) -> dg.AssetsDefinition:
     key = bars_key(market)
-    made_of = [trades_key(market)] if has_trades(setup) else [quotes_key(market)]
+    made_of = [trades_key(market)] if setup.tells_trades else [quotes_key(market)]
     spec = asset_spec(
         market,
         key,
         "Minute bars built from single trades by the rules of the consolidated tape (which conditions make a price, "
         "which count for the volume), extended hours included."
-        if has_trades(setup)
+        if setup.tells_trades
         else "Minute bars built from what was seen of each symbol every few seconds; highs and lows between two looks "
         "are known by the day's, and the volume by what the day's has grown by.",
         {"python", "polars", "postgres"},

@@ -1,6 +1,8 @@
-"""The checks of a market's live stream: judged from the tables, by the sensor every few minutes or by hand.
+"""The checks of a market's live stream: how it is now, and how what it has left of a session is.
 
-The rules are in `pipeline.stream_watch`; they pass where nobody streams and nobody has to.
+Whether it is well is judged from the tables, by the sensor every few minutes or by hand; the rules are in
+`pipeline.stream_watch`. Sessions are judged by the quality rules of the realtime tables, after the close with the
+bars. All of them pass where nobody streams and nobody has to.
 """
 
 from collections.abc import Iterator
@@ -8,8 +10,11 @@ from collections.abc import Iterator
 import dagster as dg
 
 from market_pipelines.market.definition import MarketDefinition
+from market_pipelines.orchestration.quality_checks import checks_of_table
 from market_pipelines.orchestration.realtime import quotes_key
 from market_pipelines.orchestration.resources import PlatformResource
+from market_pipelines.pipeline.checks import assets_of
+from market_pipelines.pipeline.stream_evidence import KINDS
 from market_pipelines.pipeline.stream_watch import (
     FILLED_WITHIN,
     LATE_SECONDS,
@@ -61,6 +66,11 @@ def realtime_checks(market: MarketDefinition) -> dg.AssetChecksDefinition:
                 )
 
     return checks
+
+
+def tick_checks(market: MarketDefinition) -> list[dg.AssetChecksDefinition]:
+    """Of the ticks of sessions: how many of them are crossed, far off, taken back or late, and what is missing."""
+    return [checks_of_table(market, asset) for asset in assets_of(market) if asset in KINDS]
 
 
 def evaluation(market: MarketDefinition, verdict: Verdict) -> dg.AssetCheckEvaluation:

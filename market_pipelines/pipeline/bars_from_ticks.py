@@ -115,10 +115,14 @@ def build_bars(
     if not calendar.is_session(session):
         raise NoTicks(f"{session} is no session of {market.mic}")
     day = hours(calendar, session)
-    streamed = _streamed(platform, market, session, symbols)
+    streamed, streams = _streamed(platform, market, session, symbols)
     total = sum(len(chosen) for chosen in streamed.values())
     with platform.database.connection() as connection:
-        gaps = [gap for gap in gaps_between(connection, market.name, day.begins, day.ends) if _misses(gap)]
+        gaps = [
+            gap
+            for gap in gaps_between(connection, market.name, day.begins, day.ends)
+            if _misses(gap) and gap.stream in streams
+        ]
         begun = begun_in(connection, market.name, session)
     everybody = sorted(symbol for chosen in streamed.values() for symbol in chosen)
     with logged_job(platform, job_name, "build", market, everybody, run_id) as job:
@@ -130,7 +134,7 @@ def build_bars(
                 if progress is not None:
                     progress(done, total, some[0])
                 read = _read(platform, market, kind, session, some, day)
-                made = _marked(_built(kind, read, calendar, session), read, mine, begun)
+                made = _marked(_built(kind, read, calendar, session), read, mine, streams, begun)
                 pieces.append(made.assign(source=kind.value))
                 ticks, done = ticks + len(read), done + len(some)
         bars = pd.concat(pieces, ignore_index=True)
@@ -157,11 +161,12 @@ def build_bars(
 
 def _streamed(
     platform: Platform, market: MarketDefinition, session: date, symbols: Sequence[str] | None
-) -> dict[TickKind, list[str]]:
-    """Whose bars are built of what: of trades where a symbol has any, otherwise of what was seen of it."""
+) -> tuple[dict[TickKind, list[str]], dict[str, set[str]]]:
+    """Whose bars are built of what: of trades where a symbol has any, otherwise of what was seen of it. And which
+    streams brought which symbols: the gaps of the others concern them not."""
     day = hours(trading_calendar(market.mic, platform.clock()), session)
-    found: dict[TickKind, list[str]] = {}
-    known: set[str] = set()
+    streams: dict[str, set[str]] = {}
+    whose: dict[tuple[TickKind, bool], set[str]] = {}
     for kind in (TickKind.TRADES, TickKind.SNAPSHOTS):
         with platform.database.connection() as connection:
             listed = segments(
@@ -173,13 +178,21 @@ def _streamed(
                 market=market.name,
                 session=session,
             )
-        whose = {symbol for one in listed for symbol in one.symbols} - known
-        chosen = sorted(whose & set(symbols) if symbols else whose)
+        for one in listed:
+            mine = set(one.symbols) & set(symbols) if symbols else set(one.symbols)
+            whose.setdefault((kind, one.stream is not None), set()).update(mine)
+            if one.stream is not None:
+                streams.setdefault(one.stream, set()).update(mine)
+    found: dict[TickKind, list[str]] = {}
+    known: set[str] = set()
+    # Trades that were pulled may be those of five minutes: what was streamed of a symbol comes before them.
+    for kind, live in ((kind, live) for live in (True, False) for kind in (TickKind.TRADES, TickKind.SNAPSHOTS)):
+        chosen = whose.get((kind, live), set()) - known
         if chosen:
-            found[kind] = chosen
-            known.update(chosen)
+            found[kind] = sorted({*found.get(kind, ()), *chosen})
+            known |= chosen
     if found:
-        return found
+        return found, streams
     of = f" of {', '.join(symbols)}" if symbols else ""
     raise NoTicks(
         f"the lake has no trades and no snapshots{of} of {market.name} in {session}: it was not streamed. "
@@ -236,17 +249,21 @@ def _misses(gap: GapRow) -> bool:
 
 
 def _marked(
-    bars: pd.DataFrame, ticks: pl.DataFrame, gaps: Sequence[GapRow], begun: Mapping[str, datetime | None]
+    bars: pd.DataFrame,
+    ticks: pl.DataFrame,
+    gaps: Sequence[GapRow],
+    streams: Mapping[str, set[str]],
+    begun: Mapping[str, datetime | None],
 ) -> pd.DataFrame:
-    """With `complete`: false in a minute that touches an unfilled gap, and in those up to the first start of a
-    stream, which only history can make whole."""
+    """With `complete`: false in a minute that touches an unfilled gap of a stream that brings the symbol, and in those
+    up to the first start of a stream, which only history can make whole."""
     starts = bars["ts"].dt.tz_convert(None).to_numpy().astype("datetime64[us]")
     missed = np.zeros(len(bars), dtype=np.bool_)
     for gap in gaps:
         ends = _FAR if gap.ends_at is None else _naive(gap.ends_at)
         touched = (starts < ends) & (starts + np.timedelta64(MINUTE) > _naive(gap.begins_at))
-        if gap.symbols is not None:
-            touched &= bars["symbol"].isin(gap.symbols).to_numpy()
+        concerned = streams[gap.stream] if gap.symbols is None else streams[gap.stream].intersection(gap.symbols)
+        touched &= bars["symbol"].isin(list(concerned)).to_numpy()
         missed |= touched
     by_history = pl.col("feed").str.ends_with(_FROM_HISTORY) | (
         pl.col("marks").fill_null(0) & int(TickMark.FILLED) != 0

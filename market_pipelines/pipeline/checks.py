@@ -19,10 +19,20 @@ from market_pipelines.market.quality import Finding, Rule, Scope, Severity
 from market_pipelines.market.quality.coverage import freshness
 from market_pipelines.market.quality.examine import examine, rules_of
 from market_pipelines.market.quality.limits import Limits
-from market_pipelines.market.quality.rules import ACTIONS, INDEX_PRICES, INSTRUMENTS, INTRADAY, STOCK_PRICES
+from market_pipelines.market.quality.rules import (
+    ACTIONS,
+    INDEX_PRICES,
+    INSTRUMENTS,
+    INTRADAY,
+    LIVE_QUOTES,
+    LIVE_TRADES,
+    OPTIONS,
+    STOCK_PRICES,
+)
 from market_pipelines.pipeline.corrections import LARGEST_CHANGE
 from market_pipelines.pipeline.evidence import Table, evidence_of, newest_bars, refused_of, stretches, table_of
 from market_pipelines.pipeline.platform import Platform
+from market_pipelines.pipeline.stream_evidence import KINDS, counted_ticks
 from market_pipelines.store.check_results import (
     CheckResult,
     record_results,
@@ -95,6 +105,9 @@ def assets_of(market: MarketDefinition) -> tuple[str, ...]:
         STOCK_PRICES,
         *((INDEX_PRICES,) if market.indices else ()),
         *((INTRADAY,) if market.intraday is not None else ()),
+        OPTIONS,
+        *((LIVE_QUOTES,) if market.stream is not None else ()),
+        *((LIVE_TRADES,) if market.stream is not None and market.stream.tells_trades else ()),
     )
 
 
@@ -187,6 +200,9 @@ def _outcomes(
             today = newest_bars(connection, table, now) if stretch.newest else None
         if stretch.newest:
             evidence = replace(evidence, outcomes=outcomes)
+        if asset in KINDS:
+            # Files, outside of any transaction.
+            evidence = replace(evidence, ticks=counted_ticks(platform, market, asset, stretch.start, stretch.end))
         refused.append(turned_away)
         for finding in examine(evidence):
             if finding.rule.name not in OF_NOW or stretch.newest:

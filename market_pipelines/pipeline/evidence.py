@@ -15,13 +15,15 @@ from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.instruments import Instrument
 from market_pipelines.market.intraday import INTERVALS
 from market_pipelines.market.quality.examine import LEAD_IN, Evidence
-from market_pipelines.market.quality.rules import INDEX_PRICES, INSTRUMENTS, INTRADAY, STOCK_PRICES
+from market_pipelines.market.quality.rules import INDEX_PRICES, INSTRUMENTS, INTRADAY, OPTIONS, STOCK_PRICES
 from market_pipelines.market.sessions import TradingCalendar, trading_calendar
+from market_pipelines.pipeline.stream_evidence import unfilled_gaps
 from market_pipelines.store.bars import INDICES, STOCKS
 from market_pipelines.store.check_results import changes_of_final_bars, refused_rows, said_to_be_without_trade
 from market_pipelines.store.database import Transaction
 from market_pipelines.store.holes import excused_bars
 from market_pipelines.store.intraday import read_intraday
+from market_pipelines.store.options import contracts_seen, quotes_of_days
 from market_pipelines.store.read_bars import read_prices, read_provider_bars
 from market_pipelines.store.reference import read_actions, read_instruments
 from market_pipelines.store.watching import first_looked_at
@@ -29,6 +31,7 @@ from market_pipelines.store.watching import first_looked_at
 ROWS_AT_ONCE = 400_000
 """Bars that are judged together. A longer range is judged in stretches, each with the sessions before it."""
 _HOURS, _EXTENDED_HOURS = 6.5, 16.0
+_OPTIONS_A_SHARE = 1_000.0
 _ONE_DAY = timedelta(days=1)
 
 
@@ -76,6 +79,8 @@ def stretches(table: Table, start: date, end: date) -> list[Stretch]:
     if table.asset == INTRADAY and table.market.intraday is not None:
         hours = _EXTENDED_HOURS if table.market.intraday.extended else _HOURS
         bars_a_session = max(1.0, hours * 60 / INTERVALS[table.market.intraday.interval])
+    if table.asset == OPTIONS:
+        bars_a_session = _OPTIONS_A_SHARE
     size = max(1, int(ROWS_AT_ONCE / (bars_a_session * max(1, len(table.instruments)))))
     firsts = sessions[::size]
     days = table.calendar.all_sessions
@@ -105,6 +110,8 @@ def evidence_of(connection: Transaction, table: Table, stretch: Stretch, now: da
         actions=read_actions(connection, market.name, symbols),
     )
     match table.asset:
+        case "realtime_quotes" | "realtime_trades" | "option_contracts":
+            return _besides_bars(connection, table, stretch, asked)
         case "stock_prices" | "index_prices":
             return replace(
                 asked,
@@ -141,6 +148,24 @@ def evidence_of(connection: Transaction, table: Table, stretch: Stretch, now: da
                 bars=_all_prices(connection, market, stretch),
                 former=tuple(read_instruments(connection, market.name, followed_only=True)),
             )
+
+
+def _besides_bars(connection: Transaction, table: Table, stretch: Stretch, asked: Evidence) -> Evidence:
+    market, start, end = table.market, stretch.start, stretch.end
+    if table.asset != OPTIONS:
+        return replace(asked, gaps=unfilled_gaps(connection, market, start, end, asked.now))
+    until = options_until(table.calendar, end, asked.now) if stretch.newest else end
+    return replace(
+        asked,
+        contracts=contracts_seen(connection, market.name, table.calendar.zone.key, start, until),
+        option_quotes=quotes_of_days(connection, market.name, start, until),
+    )
+
+
+def options_until(calendar: TradingCalendar, end: date, now: datetime) -> date:
+    """A chain is asked for at weekends and while the exchange trades: a range up to the last closed session reaches
+    to today."""
+    return max(end, calendar.local_date(now)) if end >= calendar.last_closed(now) else end
 
 
 def _all_prices(connection: Transaction, market: MarketDefinition, stretch: Stretch) -> pd.DataFrame:

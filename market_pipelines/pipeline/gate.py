@@ -11,16 +11,21 @@ from datetime import date, timedelta
 
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.quality import Severity
-from market_pipelines.market.quality.rules import INDEX_PRICES, INTRADAY, STOCK_PRICES
+from market_pipelines.market.quality.rules import INDEX_PRICES, INTRADAY, OPTIONS, STOCK_PRICES
 from market_pipelines.market.sessions import trading_calendar
 from market_pipelines.pipeline.checks import OF_NOW, CheckOutcome, assets_of, checks_of, evaluate
+from market_pipelines.pipeline.evidence import options_until
 from market_pipelines.pipeline.platform import Platform
 from market_pipelines.pipeline.reading import BadQuestion
+from market_pipelines.pipeline.stream_evidence import KINDS, was_streamed
 from market_pipelines.store.check_results import tables_with_bars
+from market_pipelines.store.options import has_options
 
 RECENT_SESSIONS = 30
 """What is judged where no days are named."""
 _OF_BARS = (STOCK_PRICES, INDEX_PRICES, INTRADAY)
+_BESIDES_BARS = (*KINDS, OPTIONS)
+"""Tables that a platform can do without: of one in which there is nothing, that is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +74,15 @@ def quality_report(
     for market in markets:
         days = _days(platform, market, start, end)
         judged.append(days)
-        why = _nothing_to_judge(platform, market, days)
+        filled = _filled(platform, market, days)
+        why = _nothing_to_judge(platform, market, days, filled, assets)
         if why:
             reasons[market.name] = why
             continue
-        with platform.database.connection() as connection:
-            filled = tables_with_bars(connection, market.name, days.start, days.end)
         for asset in assets_of(market):
             if assets and asset not in assets:
                 continue
-            if asset not in _OF_BARS or asset in filled:
+            if asset not in (*_OF_BARS, *_BESIDES_BARS) or asset in filled:
                 wanted.append((market, days, asset))
             elif assets:
                 reasons[f"{market.name}/{asset}"] = f"nothing is stored from {days.start} to {days.end}"
@@ -111,13 +115,27 @@ def _days(platform: Platform, market: MarketDefinition, start: date | None, end:
     return Judged(market.name, start, last)
 
 
-def _nothing_to_judge(platform: Platform, market: MarketDefinition, days: Judged) -> str:
+def _filled(platform: Platform, market: MarketDefinition, days: Judged) -> frozenset[str]:
+    """Which of the tables hold anything of these days."""
+    now = platform.clock()
+    with platform.database.connection() as connection:
+        bars = tables_with_bars(connection, market.name, days.start, days.end)
+        until = options_until(trading_calendar(market.mic, now), days.end, now)
+        options = {OPTIONS} if has_options(connection, market.name, days.start, until) else set()
+        streamed = {asset for asset in KINDS if was_streamed(connection, market, asset, days.start, days.end)}
+    return bars | options | streamed
+
+
+def _nothing_to_judge(
+    platform: Platform, market: MarketDefinition, days: Judged, filled: Collection[str], assets: Collection[str]
+) -> str:
     calendar = trading_calendar(market.mic, platform.clock())
     if not calendar.sessions(days.start, days.end):
         return f"{market.mic} has no session from {days.start} to {days.end}"
-    with platform.database.connection() as connection:
-        if not tables_with_bars(connection, market.name, days.start, days.end):
-            return f"nothing is stored of {market.name} from {days.start} to {days.end}"
+    # Ticks alone do not make up for bars that are not there, unless only they are asked about.
+    wanted = _BESIDES_BARS if assets and set(assets) <= set(_BESIDES_BARS) else _OF_BARS
+    if not set(wanted) & set(filled):
+        return f"nothing is stored of {market.name} from {days.start} to {days.end}"
     return ""
 
 

@@ -50,6 +50,7 @@ from market_pipelines.store.retention_policies import (
     PROVIDER_BARS,
     QUARANTINE,
     REVISION_POLICIES,
+    STREAM_GAPS,
     STREAM_POLICIES,
     STREAM_REJECTS,
     TablePolicy,
@@ -125,6 +126,7 @@ def apply_retention(platform: Platform, *, dry_run: bool = False) -> RetentionRe
         (settings.retention_job_logs_days, (JOB_LOGS,)),
         (settings.retention_check_results_days, (CHECK_RESULTS,)),
         (settings.retention_incidents_days, (INCIDENTS,)),
+        (settings.retention_stream_gaps_days, (STREAM_GAPS,)),
     )
     accounts: list[Account] = []
     with held_for_retention(platform.database):

@@ -173,8 +173,8 @@ def ticks(
     limit: int | None = None,
     settings: Settings | None = None,
 ) -> pd.DataFrame:
-    """Ticks out of the lake, by time: trades, quotes, aggregates or snapshots, whatever was streamed, pulled or
-    imported. Nobody is asked.
+    """Ticks out of the lake, by time: trades, quotes, aggregates, snapshots or bands, whatever was streamed,
+    pulled or imported. Nobody is asked.
 
     `start` and `end` are instants with a time zone (`end` excluded), or days at the exchange, both included. Without
     them: the exchange's last session that has closed, or a later day of which the lake has some.

@@ -194,6 +194,8 @@ class Parsed:
     """The conversation goes on: a next page, or what had to be asked first. Its rows add to these."""
     basis: Basis | None = None
     """Of these bars, where the body itself says that it is not the one of the ability."""
+    vwap: pd.Series | None = None
+    """Of intraday bars, row by row, where the body tells the mean price by volume."""
 
     @property
     def rows(self) -> int:

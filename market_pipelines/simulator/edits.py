@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from market_pipelines.simulator.faults import Correction, Place, Scaled
+from market_pipelines.simulator.fault_values import Correction, Place, Scaled
 from market_pipelines.simulator.rows import PRICES, Rows
 from market_pipelines.simulator.truth import Floats, Tape
 

@@ -14,7 +14,8 @@ from market_pipelines.market.sessions import trading_calendar
 from market_pipelines.redaction import redact
 from market_pipelines.simulator.clock import SimulatedClock
 from market_pipelines.simulator.edits import EDITS, spoiled
-from market_pipelines.simulator.faults import Failing, FaultBoard
+from market_pipelines.simulator.fault_values import Failing
+from market_pipelines.simulator.faults import FaultBoard
 from market_pipelines.simulator.formats import (
     alpha_vantage,
     alpha_vantage_functions,

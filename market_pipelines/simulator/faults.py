@@ -1,7 +1,8 @@
 """Which misbehaviours can be switched on, how they are written, and which of them are on now.
 
 `PROVIDER.NAME=VALUE[@SYMBOL,SYMBOL][#COUNT]`: for these symbols only (the exchange's own spelling), for the
-first COUNT requests that it concerns. What a fault does to rows is in `edits`, to bytes on the wire in `wire`.
+first COUNT requests that it concerns. How their values are read is in `fault_values`, what a fault does to rows in
+`edits`, to bytes on the wire in `wire`.
 Those named `ws_…` are about sockets, not requests: `stream.kinds` lists them, `stream.misbehaviour` does them.
 """
 
@@ -10,8 +11,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
 
+from market_pipelines.simulator import fault_values as read
 from market_pipelines.simulator.formats import alpha_vantage, iex_cloud, polygon, stooq, yahoo_refusals
 from market_pipelines.simulator.formats.yahoo_gate import CRUMB_FAULTS
 from market_pipelines.simulator.stream.kinds import BOTH_STREAMS, POLYGON_STREAM, PREFIX
@@ -32,155 +33,6 @@ class FaultError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Failing:
-    """An HTTP status instead of an answer."""
-
-    status: int
-    retry_after: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Which row of an answer: that of a session, or with None the newest."""
-
-    session: date | None
-
-
-@dataclass(frozen=True, slots=True)
-class Scaled:
-    place: Place | None
-    """None: every row."""
-    factor: float
-
-
-@dataclass(frozen=True, slots=True)
-class Correction:
-    session: date
-    ratio: float | None
-    """By what the close changes; None where the new close itself is given."""
-    close: float | None
-
-
-def _switch(text: str) -> object:
-    if text.lower() not in ("on", "true", "yes", "1"):
-        raise ValueError
-    return True
-
-
-def _day(text: str) -> date:
-    return date.fromisoformat(text)
-
-
-def _place(text: str) -> object:
-    return Place(None) if text.lower() == "on" else Place(_day(text))
-
-
-def _minute(text: str) -> object:
-    minute = datetime.fromisoformat(text)
-    if minute.tzinfo is not None or minute.second or minute.microsecond:
-        raise ValueError
-    return minute.replace(tzinfo=UTC)
-
-
-def _days(text: str) -> object:
-    return tuple(_day(part) for part in text.split(","))
-
-
-def _seconds(text: str) -> object:
-    value = float(text)
-    if not value > 0:
-        raise ValueError
-    return value
-
-
-def _count(text: str) -> object:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
-
-
-def _status(text: str) -> object:
-    status, _, retry_after = text.partition(":")
-    if not 400 <= int(status) <= 599:
-        raise ValueError
-    return Failing(int(status), retry_after)
-
-
-def _change(text: str) -> float:
-    """`+0.5%` or `-25bp`, as a factor."""
-    for unit, size in (("%", 1e-2), ("bp", 1e-4)):
-        if text.endswith(unit):
-            return 1.0 + float(text.removesuffix(unit)) * size
-    raise ValueError
-
-
-def _scale(text: str) -> object:
-    return Scaled(None, _change(text))
-
-
-def _unit_error(text: str) -> object:
-    place, _, factor = text.rpartition(":")
-    wanted = Place(_day(place)) if place else Place(None)
-    if factor.lower() == "on":
-        return Scaled(wanted, 100.0)
-    value = float(factor)
-    if value <= 0:
-        raise ValueError
-    return Scaled(wanted, value)
-
-
-def _correction(text: str) -> object:
-    session, _, change = text.partition(":")
-    if change.startswith("="):
-        return Correction(_day(session), None, float(change[1:]))
-    return Correction(_day(session), _change(change), None)
-
-
-def _symbol(text: str) -> object:
-    if not text:
-        raise ValueError
-    return text
-
-
-def _hidden(text: str) -> object:
-    if text not in ("missing", "null", "empty"):
-        raise ValueError
-    return text
-
-
-def _pages(text: str) -> object:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-def _names(text: str) -> object:
-    """One or more words."""
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
-    if not names:
-        raise ValueError
-    return names
-
-
-def _one_of(*words: str) -> Callable[[str], object]:
-    def read(text: str) -> object:
-        if text not in words:
-            raise ValueError
-        return text
-
-    return read
-
-
-def _separator(text: str) -> object:
-    named = {"semicolon": ";", "tab": "\t"}.get(text, text)
-    if len(named) != 1:
-        raise ValueError
-    return named
-
-
-@dataclass(frozen=True, slots=True)
 class Kind:
     name: str
     read: Callable[[str], object]
@@ -191,97 +43,100 @@ class Kind:
 
 _ROW = "on (the newest row) or a session"
 KINDS: tuple[Kind, ...] = (
-    Kind("status", _status, "400 to 599, with `:N` a Retry-After of N", "this HTTP status instead of an answer"),
-    Kind("body", _symbol, "", "another body instead of data"),
-    Kind("stall", _seconds, "seconds", "accepts, says nothing that long, then closes"),
-    Kind("slow_loris", _seconds, "bytes a second", "the body comes in drops"),
-    Kind("close", _switch, "on", "closes without an answer"),
-    Kind("close_mid_body", _switch, "on", "closes after half of the announced body"),
-    Kind("truncated", _switch, "on", "half of the body, announced as if it were all"),
-    Kind("bad_minute", _minute, "a minute in UTC: 2026-11-20T15:00", "within the session, a low below zero"),
-    Kind("negative_price", _place, _ROW, "a low below zero"),
-    Kind("nan_price", _place, _ROW, "a close that is not a number"),
-    Kind("high_below_low", _place, _ROW, "high and low change places"),
-    Kind("duplicate_rows", _place, _ROW, "the row comes twice"),
-    Kind("unordered_rows", _switch, "on", "the two newest rows change places"),
-    Kind("holiday_bar", _place, "on (the last day off) or a date", "a bar for a day without a session"),
-    Kind("tomorrow_bar", _switch, "on", "a bar for tomorrow"),
-    Kind("unit_error", _unit_error, "on, FACTOR or SESSION:FACTOR", "prices in another unit (100 for pence)"),
-    Kind("missing_rows", _days, "sessions with commas between", "these sessions are left out"),
-    Kind("empty_row", _place, _ROW, "a row without values: null, N/D, nan"),
-    Kind("scale", _scale, "+25bp or -0.5%", "all prices differ by that much from the other providers'"),
+    Kind("status", read.status, "400 to 599, with `:N` a Retry-After of N", "this HTTP status instead of an answer"),
+    Kind("body", read.word, "", "another body instead of data"),
+    Kind("stall", read.seconds, "seconds", "accepts, says nothing that long, then closes"),
+    Kind("slow_loris", read.seconds, "bytes a second", "the body comes in drops"),
+    Kind("close", read.switch, "on", "closes without an answer"),
+    Kind("close_mid_body", read.switch, "on", "closes after half of the announced body"),
+    Kind("truncated", read.switch, "on", "half of the body, announced as if it were all"),
+    Kind("bad_minute", read.minute, "a minute in UTC: 2026-11-20T15:00", "within the session, a low below zero"),
+    Kind("negative_price", read.place, _ROW, "a low below zero"),
+    Kind("nan_price", read.place, _ROW, "a close that is not a number"),
+    Kind("high_below_low", read.place, _ROW, "high and low change places"),
+    Kind("duplicate_rows", read.place, _ROW, "the row comes twice"),
+    Kind("unordered_rows", read.switch, "on", "the two newest rows change places"),
+    Kind("holiday_bar", read.place, "on (the last day off) or a date", "a bar for a day without a session"),
+    Kind("tomorrow_bar", read.switch, "on", "a bar for tomorrow"),
+    Kind("unit_error", read.unit_error, "on, FACTOR or SESSION:FACTOR", "prices in another unit (100 for pence)"),
+    Kind("missing_rows", read.days, "sessions with commas between", "these sessions are left out"),
+    Kind("empty_row", read.place, _ROW, "a row without values: null, N/D, nan"),
+    Kind("scale", read.scale, "+25bp or -0.5%", "all prices differ by that much from the other providers'"),
     Kind(
         "correction",
-        _correction,
+        read.correction,
         "SYMBOL:SESSION:+0.5% or SYMBOL:SESSION:=171.20 (as traded)",
         "from now on that session has another close",
     ),
     Kind(
         "wrong_symbol",
-        _symbol,
+        read.word,
         "the provider's spelling of another symbol",
         "the answer is about that symbol",
         ("alpha_vantage", "yahoo", "polygon"),
     ),
     Kind(
         "per_second",
-        _count,
+        read.count,
         "requests",
         "more than that in a second get the burst notice",
         ("alpha_vantage",),
     ),
-    Kind("per_day", _count, "requests", "more than that since the start get the daily notice", ("alpha_vantage",)),
-    Kind("full_is_premium", _switch, "on", "outputsize=full is refused", ("alpha_vantage",)),
-    Kind("partial_last_bar", _switch, "on", "a session under way has a row already", ("alpha_vantage",)),
-    Kind("bar_end", _switch, "on", "intraday stamps name the end of a bar, as in 2020", ("alpha_vantage",)),
-    Kind("compact_only", _switch, "on", "intraday bars: 100 rows, whatever size was asked for", ("alpha_vantage",)),
-    Kind("sold", _names, "functions with commas between, or all", "answered as to a free key", ("alpha_vantage",)),
-    Kind("live_duplicate", _switch, "on", "the newest day comes with two stamps", ("yahoo",)),
-    Kind("events_mismatch", _switch, "on", "keys and dates of events are years apart", ("yahoo",)),
-    Kind("granularity", _symbol, "an interval", "meta names this interval", ("yahoo",)),
-    Kind("empty_range", _switch, "on", "no rows, no `timestamp`", ("yahoo",)),
-    Kind("crumb_gate", _switch, "on", "charts want the crumb of /v1/test/getcrumb", ("yahoo",)),
+    Kind("per_day", read.count, "requests", "more than that since the start get the daily notice", ("alpha_vantage",)),
+    Kind("full_is_premium", read.switch, "on", "outputsize=full is refused", ("alpha_vantage",)),
+    Kind("partial_last_bar", read.switch, "on", "a session under way has a row already", ("alpha_vantage",)),
+    Kind("bar_end", read.switch, "on", "intraday stamps name the end of a bar, as in 2020", ("alpha_vantage",)),
+    Kind("compact_only", read.switch, "on", "intraday bars: 100 rows, whatever size was asked for", ("alpha_vantage",)),
+    Kind("sold", read.names, "functions with commas between, or all", "answered as to a free key", ("alpha_vantage",)),
+    Kind("live_duplicate", read.switch, "on", "the newest day comes with two stamps", ("yahoo",)),
+    Kind("events_mismatch", read.switch, "on", "keys and dates of events are years apart", ("yahoo",)),
+    Kind("granularity", read.word, "an interval", "meta names this interval", ("yahoo",)),
+    Kind("empty_range", read.switch, "on", "no rows, no `timestamp`", ("yahoo",)),
+    Kind("crumb_gate", read.switch, "on", "charts want the crumb of /v1/test/getcrumb", ("yahoo",)),
     Kind(
         "crumb_refused",
-        _one_of("first", "always"),
+        read.one_of("first", "always"),
         "first or always",
         "401 for the crumb of the first way, or for any",
         ("yahoo",),
     ),
-    Kind("getcrumb", _one_of(*CRUMB_FAULTS), ", ".join(CRUMB_FAULTS), "instead of a crumb", ("yahoo",)),
-    Kind("no_cookie", _switch, "on", "the first cookie host gives no cookie", ("yahoo",)),
-    Kind("missed_split", _day, "its ex-date", "no word of that split, and prices before it as traded", ("yahoo",)),
-    Kind("stale_quote", _day, "a session", "quotes are as of then", ("yahoo",)),
-    Kind("null_rows", _count, "bars", "so many of the newest intraday bars have no values", ("yahoo",)),
-    Kind("stray_extended", _switch, "on", "intraday bars of extended hours without being asked", ("yahoo",)),
-    Kind("delayed", _switch, "on", "status DELAYED beside the data", ("polygon",)),
-    Kind("no_results", _hidden, "missing, null or empty", "what `results` is instead of rows", ("polygon",)),
-    Kind("clipped_history", _day, "a date", "nothing before it, and not a word about it", ("polygon",)),
-    Kind("refused_history", _day, "a date", "questions that begin earlier are refused with 403", ("polygon",)),
-    Kind("page_size", _pages, "rows, from 1", "pages of so many rows", ("polygon",)),
-    Kind("foreign_next_url", _symbol, "a host", "the next page is said to be there", ("polygon",)),
-    Kind("adjusted_anyway", _switch, "on", "prices are restated for splits, whatever is asked", ("polygon",)),
-    Kind("republished", _switch, "on", "flat files with late trades in them, under another ETag", ("polygon",)),
-    Kind("polish_headers", _switch, "on", "headers and refusals of stooq.pl", ("stooq",)),
-    Kind("no_volume", _switch, "on", "no Volume column", ("stooq",)),
-    Kind("separator", _separator, "a character, or `semicolon`", "instead of the comma", ("stooq",)),
+    Kind("getcrumb", read.one_of(*CRUMB_FAULTS), ", ".join(CRUMB_FAULTS), "instead of a crumb", ("yahoo",)),
+    Kind("no_cookie", read.switch, "on", "the first cookie host gives no cookie", ("yahoo",)),
+    Kind("missed_split", read.day, "its ex-date", "no word of that split, and prices before it as traded", ("yahoo",)),
+    Kind("stale_quote", read.day, "a session", "quotes are as of then", ("yahoo",)),
+    Kind("thin_puts", read.positive, "a number N", "only every Nth strike of an option chain has a put", ("yahoo",)),
+    Kind("no_open_interest", read.switch, "on", "option chains with an open interest of zero", ("yahoo",)),
+    Kind("cheap_options", read.switch, "on", "options are offered for a tenth of what they are worth", ("yahoo",)),
+    Kind("null_rows", read.count, "bars", "so many of the newest intraday bars have no values", ("yahoo",)),
+    Kind("stray_extended", read.switch, "on", "intraday bars of extended hours without being asked", ("yahoo",)),
+    Kind("delayed", read.switch, "on", "status DELAYED beside the data", ("polygon",)),
+    Kind("no_results", read.hidden, "missing, null or empty", "what `results` is instead of rows", ("polygon",)),
+    Kind("clipped_history", read.day, "a date", "nothing before it, and not a word about it", ("polygon",)),
+    Kind("refused_history", read.day, "a date", "questions that begin earlier are refused with 403", ("polygon",)),
+    Kind("page_size", read.positive, "rows, from 1", "pages of so many rows", ("polygon",)),
+    Kind("foreign_next_url", read.word, "a host", "the next page is said to be there", ("polygon",)),
+    Kind("adjusted_anyway", read.switch, "on", "prices are restated for splits, whatever is asked", ("polygon",)),
+    Kind("republished", read.switch, "on", "flat files with late trades in them, under another ETag", ("polygon",)),
+    Kind("polish_headers", read.switch, "on", "headers and refusals of stooq.pl", ("stooq",)),
+    Kind("no_volume", read.switch, "on", "no Volume column", ("stooq",)),
+    Kind("separator", read.separator, "a character, or `semicolon`", "instead of the comma", ("stooq",)),
     Kind(
         "key_required",
-        _symbol,
+        read.word,
         "any, or the one accepted key",
         "without it the key page, or IEX's words about the key",
         ("stooq", "iex_cloud"),
     ),
-    Kind("readjusted", _scale, "-0.5%", "all earlier history restated once more", ("stooq",)),
-    Kind("headerless", _switch, "on", "light quotes without a header", ("stooq",)),
-    Kind("with_name", _switch, "on", "light quotes with a last column Name", ("stooq",)),
-    Kind("partial_nd", _switch, "on", "light quotes with N/D for a volume", ("stooq",)),
-    Kind("serving", _switch, "on", "answers at all; without it every connection is closed", ("iex_cloud",)),
-    Kind("own_trades_only", _switch, "on", "minutes without the trades of other exchanges", ("iex_cloud",)),
-    Kind("null_minutes", _count, "a number N", "every Nth minute without any trade", ("iex_cloud",)),
-    Kind("old_gaps", _switch, "on", "-1 instead of null, as in the older API", ("iex_cloud",)),
-    Kind("restated_only", _switch, "on", "days without their prices as traded", ("iex_cloud",)),
-    Kind("range_refused", _switch, "on", "every range of a chart gets the words about the key", ("iex_cloud",)),
+    Kind("readjusted", read.scale, "-0.5%", "all earlier history restated once more", ("stooq",)),
+    Kind("headerless", read.switch, "on", "light quotes without a header", ("stooq",)),
+    Kind("with_name", read.switch, "on", "light quotes with a last column Name", ("stooq",)),
+    Kind("partial_nd", read.switch, "on", "light quotes with N/D for a volume", ("stooq",)),
+    Kind("serving", read.switch, "on", "answers at all; without it every connection is closed", ("iex_cloud",)),
+    Kind("own_trades_only", read.switch, "on", "minutes without the trades of other exchanges", ("iex_cloud",)),
+    Kind("null_minutes", read.count, "a number N", "every Nth minute without any trade", ("iex_cloud",)),
+    Kind("old_gaps", read.switch, "on", "-1 instead of null, as in the older API", ("iex_cloud",)),
+    Kind("restated_only", read.switch, "on", "days without their prices as traded", ("iex_cloud",)),
+    Kind("range_refused", read.switch, "on", "every range of a chart gets the words about the key", ("iex_cloud",)),
     *(Kind(*told, ("polygon",)) for told in POLYGON_STREAM),
     *(Kind(*told, ("polygon", "yahoo")) for told in BOTH_STREAMS),
 )
@@ -350,10 +205,10 @@ def parse_fault(text: str) -> Fault:
     if name == "body" and value not in BODIES[provider]:
         raise FaultError(f"{provider}.body cannot be {value!r}; accepted are {', '.join(sorted(BODIES[provider]))}")
     try:
-        read = kind.read(value)
+        understood = kind.read(value)
     except ValueError:
         raise FaultError(f"{provider}.{name} cannot be {value!r}; accepted: {kind.accepts}") from None
-    return Fault(provider, name, read, value, chosen, count)
+    return Fault(provider, name, understood, value, chosen, count)
 
 
 def _count_of(text: str, tail: str) -> tuple[str, int | None]:

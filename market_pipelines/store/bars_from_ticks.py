@@ -113,7 +113,7 @@ class StreamedSession:
 
     session: date
     built_at: datetime | None
-    """Of the oldest of its bars; None: there are none."""
+    """Of the oldest of its bars; None: fewer than half of its symbols have any. Somebody has built those of a few."""
     filled_at: datetime | None
     """When history last filled a gap in it."""
 
@@ -127,7 +127,13 @@ def streamed_sessions(
         """
         SELECT wanted.session,
                (SELECT min(built_at) FROM market.bars_from_ticks AS b
-                WHERE b.market = %(market)s AND b.session = wanted.session),
+                WHERE b.market = %(market)s AND b.session = wanted.session
+                HAVING 2 * count(DISTINCT b.symbol) >= (
+                    SELECT count(DISTINCT symbol) FROM market.tick_segments AS t, unnest(t.symbols) AS symbol
+                    WHERE t.market = %(market)s AND t.session = wanted.session AND t.stream IS NOT NULL
+                          AND t.kind IN ('trades', 'snapshots') AND t.last_ts >= wanted.begins
+                          AND t.first_ts < wanted.ends
+                )),
                (SELECT max(settled_at) FROM market.stream_gaps AS g
                 WHERE g.market = %(market)s AND g.status IN ('filled', 'partial')
                       AND g.begins_at < wanted.ends AND g.ends_at > wanted.begins)

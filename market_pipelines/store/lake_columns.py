@@ -23,10 +23,16 @@ from market_pipelines.market.records import TickKind
 Numbers = npt.NDArray[np.int64]
 Column: TypeAlias = "pa.ChunkedArray[Any]"
 
-WORDS = ("symbol", "exchange", "bid_exchange", "ask_exchange", "conditions", "currency", "feed")
+WORDS = (
+    *("symbol", "exchange", "bid_exchange", "ask_exchange", "conditions", "currency", "feed"),
+    *("indicators", "tape"),
+)
 """Columns of few different words; a trade's id is not one of them."""
 ROWS_A_GROUP = 131_072
-_FEW_VALUES = ("bid", "ask", "bid_size", "ask_size", "price", "size", "correction", "marks")
+_FEW_VALUES = (
+    *("bid", "ask", "bid_size", "ask_size", "price", "size", "correction", "marks"),
+    *("limit_up", "limit_down"),
+)
 _RISING = ("ts", "start", "end", "received_at", "seq")
 _SMALL = 1 << 16
 _DAY_NS = 86_400_000_000_000

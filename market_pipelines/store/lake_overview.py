@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
 from psycopg.rows import class_row
 
+from market_pipelines.market.records import TickKind
 from market_pipelines.store.database import Transaction
 from market_pipelines.store.lake_compaction import SMALL_ROWS
 
@@ -50,3 +52,20 @@ def overview(connection: Transaction, *, market: str | None = None, sessions: in
             """,
             {"small": SMALL_ROWS, "market": market, "sessions": sessions},
         ).fetchall()
+
+
+def streamed_days(
+    connection: Transaction, market: str, kinds: Sequence[TickKind], start: date, end: date
+) -> dict[date, list[TickKind]]:
+    """The days of which streams brought something, the oldest first."""
+    rows = connection.execute(
+        """
+        SELECT session, array_agg(DISTINCT kind ORDER BY kind) FROM market.tick_segments
+        WHERE market = %(market)s AND kind = ANY(%(kinds)s) AND stream IS NOT NULL
+              AND session BETWEEN %(start)s AND %(end)s
+        GROUP BY session
+        ORDER BY session
+        """,
+        {"market": market, "kinds": [kind.value for kind in kinds], "start": start, "end": end},
+    ).fetchall()
+    return {session: [TickKind(kind) for kind in found] for session, found in rows}

@@ -1,5 +1,5 @@
-"""The tick lake for DuckDB: the views `quotes`, `trades`, `aggregates` and `snapshots` over exactly the segments that
-are listed, each tick once.
+"""The tick lake for DuckDB: the views `quotes`, `trades`, `aggregates`, `snapshots` and `bands` over exactly the
+segments that are listed, each tick once.
 
 The views hold the list of files as of when they were made: one that is merged into a larger file stays readable for an
 hour. Whoever queries for longer asks for the views anew.
@@ -78,7 +78,7 @@ def script(statements: Sequence[str], root: Path, at: datetime) -> str:
     """A file of SQL that says what it is."""
     return (
         f"-- The tick lake {root} as it was listed at {at:%Y-%m-%d %H:%M:%S} UTC: run it in DuckDB, then query\n"
-        "-- quotes, trades, aggregates and snapshots. For what came later, have it written again:\n"
+        "-- quotes, trades, aggregates, snapshots and bands. For what came later, have it written again:\n"
         "--   market-pipelines lake views -o views.sql\n"
         "SET TimeZone = 'UTC';\n" + "".join(f"{statement};\n" for statement in statements)
     )
@@ -91,10 +91,10 @@ def view_of(root: Path, kind: TickKind, listed: Sequence[Segment]) -> str:
         asked = [one for one in listed if one.market == market and one.stream is None]
         named = f"{_text(market)} AS {_name('market')}"
         if streamed:
-            sources.append(f"SELECT {_columns(kind)}, {named} FROM {_files(root, streamed)}")  # noqa: S608 (quoted)
+            sources.append(f"SELECT {_columns(kind)}, {named} FROM {files_of(root, streamed)}")  # noqa: S608 (quoted)
         if asked:
             # They may be older than today's columns, and may hold the same span twice.
-            files = _files(root, asked, union_by_name=True)
+            files = files_of(root, asked, union_by_name=True)
             unmarked = f"SELECT NULL::INTEGER AS {_name('marks')} WHERE false"
             whole = f"(SELECT * FROM {files} UNION ALL BY NAME {unmarked})"  # noqa: S608 (quoted)
             sources.append(f"SELECT {_columns(kind, once=True)}, {named} FROM {whole} GROUP BY ALL")  # noqa: S608 (quoted)
@@ -139,7 +139,8 @@ def _columns(kind: TickKind, *, once: bool = False) -> str:
     return ", ".join([*names, _name("session")])
 
 
-def _files(root: Path, listed: Sequence[Segment], *, union_by_name: bool = False) -> str:
+def files_of(root: Path, listed: Sequence[Segment], *, union_by_name: bool = False) -> str:
+    """The rows of these segments, for a FROM."""
     paths = ", ".join(_text(glob.escape(str(root / one.path))) for one in listed)
     options = "hive_partitioning = true, hive_types = {'feed': VARCHAR, 'session': DATE}"
     return f"read_parquet([{paths}], {options}{', union_by_name = true' if union_by_name else ''})"

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date, datetime
+from typing import LiteralString
+
+import pandas as pd
+import pyarrow as pa
+from psycopg import sql
 
 from market_pipelines.market.records import OptionContract, Right
-from market_pipelines.store.copying import checked_instant
+from market_pipelines.store.copying import DATE, NUMBER, TEXT, checked_instant, read_frame
 from market_pipelines.store.database import Transaction
 from market_pipelines.store.upsert import WriteCounts
 
@@ -125,6 +130,60 @@ def read_options(
         },
     ).fetchall()
     return [OptionContract(native, symbol, Right(side), *rest) for native, symbol, side, *rest in rows]
+
+
+_TERMS: dict[str, pa.DataType] = {
+    "contract": TEXT,
+    "underlying": TEXT,
+    "right": TEXT,
+    "strike": NUMBER,
+    "expires": DATE,
+    "shares": NUMBER,
+    "provider": TEXT,
+    "session": DATE,
+}
+_QUOTED: dict[str, pa.DataType] = {**_TERMS, **dict.fromkeys(("last", "bid", "ask", "open_interest", "close"), NUMBER)}
+_CONTRACTS_SEEN: LiteralString = """
+    SELECT contract, underlying, "right", strike, expires, shares, provider, (last_seen AT TIME ZONE %(zone)s)::date
+    FROM market.option_contracts
+    WHERE market = %(market)s AND (last_seen AT TIME ZONE %(zone)s)::date BETWEEN %(start)s AND %(end)s
+    ORDER BY underlying, expires, strike, "right", contract
+"""
+_QUOTES_OF_DAYS: LiteralString = """
+    SELECT q.contract, c.underlying, c.right, c.strike, c.expires, c.shares, q.provider, q.quoted_on, q.last, q.bid,
+           q.ask, q.open_interest, p.close
+    FROM market.option_quotes AS q
+    JOIN market.option_contracts AS c ON c.market = q.market AND c.contract = q.contract
+    LEFT JOIN market.stock_prices AS p
+        ON p.market = q.market AND p.symbol = c.underlying AND p.session = q.quoted_on
+    WHERE q.market = %(market)s AND q.quoted_on BETWEEN %(start)s AND %(end)s
+    ORDER BY c.underlying, q.quoted_on, c.expires, c.strike, c.right, q.contract
+"""
+
+
+def contracts_seen(connection: Transaction, market: str, zone: str, start: date, end: date) -> pd.DataFrame:
+    """Contracts that were last seen between two days of the exchange; as `session` that day."""
+    days = {"market": market, "zone": zone, "start": start, "end": end}
+    return read_frame(connection, sql.SQL(_CONTRACTS_SEEN), days, _TERMS)
+
+
+def quotes_of_days(connection: Transaction, market: str, start: date, end: date) -> pd.DataFrame:
+    """What contracts were quoted at; as `session` the day, and as `close` the underlying's, where it is stored."""
+    days = {"market": market, "start": start, "end": end}
+    return read_frame(connection, sql.SQL(_QUOTES_OF_DAYS), days, _QUOTED)
+
+
+def has_options(connection: Transaction, market: str, start: date, end: date) -> bool:
+    row = connection.execute(
+        """
+        SELECT EXISTS (SELECT FROM market.option_contracts
+                       WHERE market = %(market)s AND last_seen >= %(start)s AND first_seen < %(end)s::date + 1)
+            OR EXISTS (SELECT FROM market.option_quotes
+                       WHERE market = %(market)s AND quoted_on BETWEEN %(start)s AND %(end)s)
+        """,
+        {"market": market, "start": start, "end": end},
+    ).fetchone()
+    return row is not None and bool(row[0])
 
 
 def _quoted(contract: OptionContract) -> bool:

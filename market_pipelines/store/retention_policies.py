@@ -192,6 +192,7 @@ STREAM_POLICIES = (
     TablePolicy(
         "stream_quotes", "stream_quotes", _SESSION_OLD, _CONTRACT_OR_FINAL_BAR, _NO_DAILY_BAR, covered_by=_AGREED
     ),
+    TablePolicy("stream_bands", "stream_bands", _SESSION_OLD, _FINAL_BAR, _NO_DAILY_BAR, covered_by=_AGREED),
     TablePolicy(
         "stream_bars",
         "stream_bars",
@@ -204,5 +205,22 @@ STREAM_POLICIES = (
         """,
         "no minute bar was built in its place",
     ),
+)
+STREAM_GAPS = TablePolicy(
+    "stream_gaps",
+    "stream_gaps",
+    "coalesce(t.ends_at, t.begins_at) < %(cutoff)s AND coalesce(t.settled_at, t.recorded_at) < %(cutoff)s",
+    # Bars that are built anew have to know what their ticks lack, for as long as there are any.
+    """
+    t.ends_at IS NOT NULL AND t.status <> 'open' AND (
+        t.status = 'filled' OR t.sink <> 'lake' OR NOT EXISTS (
+            SELECT FROM market.tick_segments AS s
+            WHERE s.market = t.market AND s.stream IS NOT NULL
+                  AND s.session BETWEEN (t.begins_at AT TIME ZONE 'UTC')::date - 1
+                                    AND (t.ends_at AT TIME ZONE 'UTC')::date + 1
+        )
+    )
+    """,
+    "it is not settled, or not filled and the lake has ticks of its time",
 )
 STREAM_REJECTS = TablePolicy("stream_rejects", "stream_rejects", "t.received_at < %(cutoff)s", "true", "")

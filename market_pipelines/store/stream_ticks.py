@@ -127,6 +127,20 @@ QUOTE_COLUMNS = {
     "marks": "integer",
     "feed": _WORD,
 }
+BAND_COLUMNS = {
+    "symbol": _WORD,
+    "session": "date",
+    "ts": _TIME,
+    "ts_ns": _COUNT,
+    "received_at": _TIME,
+    "seq": _COUNT,
+    "limit_up": _NUMBER,
+    "limit_down": _NUMBER,
+    "indicators": _WORD,
+    "tape": _WORD,
+    "marks": "integer",
+    "feed": _WORD,
+}
 _TICKS: LiteralString = """
 INSERT INTO market.{table} (market, {columns})
 SELECT %(market)s, {columns} FROM {staged} AS s
@@ -152,6 +166,11 @@ def write_trades(connection: Transaction, market: str, rows: pa.Table, *, filled
 def write_quotes(connection: Transaction, market: str, rows: pa.Table, *, filled: int) -> int:
     key: LiteralString = 'symbol COLLATE "C", session, seq, ts_ns'
     return _write(connection, market, "stream_quotes", rows, QUOTE_COLUMNS, key, _NOT_STREAMED, filled)
+
+
+def write_bands(connection: Transaction, market: str, rows: pa.Table, *, filled: int) -> int:
+    key: LiteralString = 'symbol COLLATE "C", session, seq, ts_ns'
+    return _write(connection, market, "stream_bands", rows, BAND_COLUMNS, key, "true", filled)
 
 
 def _write(

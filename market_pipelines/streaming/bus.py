@@ -1,8 +1,9 @@
 """The event bus of the process: what programs that run beside a stream listen to.
 
-`event_bus.subscribe("stock_update", handler)` is the whole of it for a listener. Nobody waits for a listener: each
-has a queue of its own, and one that is too slow loses its oldest events, which is counted and logged. Who needs
-every tick takes a durable sink. What the events are and who publishes them belongs to the sinks.
+`event_bus.subscribe("stock_update", handler)` is the whole of it for a listener; beside a stream of another process,
+`follow.publishing` brings its events here. Nobody waits for a listener: each has a queue of its own, and one that is
+too slow loses its oldest events, which is counted and logged. Who needs every tick takes a durable sink. What the
+events are and who publishes them belongs to the sinks.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Subscription:
         self.received = 0
         self.dropped = 0
         self.failed = 0
+        self._last_failure = ""
         self._bus = bus
         self._queue: deque[Any] = deque(maxlen=waiting)
         self._changed = threading.Condition()
@@ -114,11 +116,15 @@ class Subscription:
             self._busy = False
             self._changed.notify_all()
 
-    def _failure(self, error: Exception) -> None:
+    def _failure(self, error: BaseException) -> None:
+        """Counted each time, and logged when it is another one than the last: events are many."""
         self.failed += 1
-        _log.error(
-            "a listener failed", topic=self.topic.value, handler=_name(self.handler), reason=repr(error), exc_info=error
-        )
+        reason = repr(error)
+        if reason != self._last_failure:
+            self._last_failure = reason
+            _log.error(
+                "a listener failed", topic=self.topic.value, handler=_name(self.handler), reason=reason, exc_info=error
+            )
 
 
 class _Called(Subscription):
@@ -144,7 +150,7 @@ class _Called(Subscription):
                 answer = self.handler(event)
                 if inspect.isawaitable(answer):
                     self._bus._loop().finish(answer)
-            except Exception as error:  # noqa: BLE001  (a stranger's code: whatever it raises is its own trouble)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (a stranger's code: what it raises is its trouble)
                 self._failure(error)
             finally:
                 self._done()
@@ -155,11 +161,17 @@ class _Awaited(Subscription):
 
     def _begin(self) -> None:
         self._more = asyncio.Event()
+        self._woken = False
         self._over = threading.Event()
         self._place = self._bus._loop()
         self._place.start(self._run())
 
     def _wake(self) -> None:
+        # Once until it has been heard: a loop that somebody holds up would otherwise collect a call an event.
+        with self._changed:
+            if self._woken:
+                return
+            self._woken = True
         self._place.call(self._more.set)
 
     def _join(self, seconds: float) -> None:
@@ -171,12 +183,19 @@ class _Awaited(Subscription):
             while True:
                 await self._more.wait()
                 self._more.clear()
+                with self._changed:
+                    self._woken = False
                 while (event := self._taken()) is not None:
                     try:
                         answer = self.handler(event[0])
                         if inspect.isawaitable(answer):
                             await answer
-                    except Exception as error:  # noqa: BLE001  (as above)
+                    except asyncio.CancelledError as error:
+                        task = asyncio.current_task()
+                        if task is None or task.cancelling():
+                            raise
+                        self._failure(error)  # of something that the handler waited for, not of this listener
+                    except (Exception, SystemExit) as error:  # noqa: BLE001  (as above)
                         self._failure(error)
                     finally:
                         self._done()
@@ -215,7 +234,10 @@ class _Loop:
 
     def finish(self, awaitable: Awaitable[object]) -> None:
         async def awaited() -> None:
-            await awaitable
+            try:
+                await awaitable
+            except SystemExit as error:
+                raise RuntimeError("a handler wanted to end the process") from error  # and not everybody's loop
 
         asyncio.run_coroutine_threadsafe(awaited(), self._loop).result()
 

@@ -22,6 +22,9 @@ from market_pipelines.streaming.entries import Chunk
 MOST_SYMBOLS = 50_000
 """Beyond, the ones that were silent for longest are forgotten."""
 
+OLDEST = 946_684_800_000_000_000
+"""The year 2000, in nanoseconds: what says that it happened before has no time at all, and calendars end there."""
+
 _MAKES_NO_PRICE = int(
     TickMark.OUTLIER | TickMark.CONDITION | TickMark.CORRECTED | TickMark.FUTURE | TickMark.NOT_POSITIVE
 )
@@ -136,7 +139,7 @@ class DayBook:
 
     def take(self, chunk: Chunk) -> list[str]:
         """Folds a chunk in, and tells which symbols changed."""
-        frames = {kind: _frame(chunk, kind) for kind in TickKind}
+        frames = {kind: _frame(chunk, kind) for kind in _COLUMNS}
         self._turn_to(max((int(_highest(frame["at"])) for frame in frames.values() if len(frame)), default=0))
         changed: dict[str, None] = {}
         if self._today is None:
@@ -276,7 +279,10 @@ class DayBook:
         if self._today is None or not len(frame):
             return ()
         within = frame.filter(
-            pl.col("begins").is_between(self._today.opens, self._today.closes), pl.col(opened).is_not_null()
+            # A bar that begins with the close is of what comes after it; a trade of that very moment is the auction's.
+            pl.col("begins") >= self._today.opens,
+            pl.col("at") <= self._today.closes,
+            pl.col(opened).is_not_null(),
         )
         return (
             within.group_by("symbol", maintain_order=True)
@@ -291,6 +297,7 @@ class DayBook:
         )
 
 
+# Price bands are not among them: they say where a symbol may trade, not where it does.
 _COLUMNS: Mapping[TickKind, Mapping[str, pl.Expr]] = {
     TickKind.QUOTES: {name: pl.col(name) for name in ("seq", "bid", "ask", "bid_size", "ask_size")},
     TickKind.TRADES: {name: pl.col(name) for name in ("seq", "price")},
@@ -319,7 +326,7 @@ def _frame(chunk: Chunk, kind: TickKind) -> pl.DataFrame:
     """What of a kind counts, with the time at which it was true (`at`) and at which it began."""
     begins, at = ("start", "end") if kind is TickKind.AGGREGATES else ("ts", "ts")
     unfit = _MAKES_NO_QUOTE if kind is TickKind.QUOTES else _MAKES_NO_PRICE
-    frame = pl.DataFrame(chunk.table(kind)).filter(pl.col("marks") & unfit == 0)
+    frame = pl.DataFrame(chunk.table(kind)).filter(pl.col("marks") & unfit == 0, pl.col(at).cast(pl.Int64) >= OLDEST)
     return frame.select(
         "symbol",
         "feed",

@@ -207,7 +207,7 @@ class Decoder:
         if parsed.bars is None or parsed.bars.empty:
             return None
         if saved.capability == Capability.INTRADAY.value:
-            return TickKind.AGGREGATES, _bars(parsed.bars, saved, feed)
+            return TickKind.AGGREGATES, _bars(parsed.bars, parsed.vwap, saved, feed)
         kind = _OF_TICKS[saved.capability]
         return kind, _ticks(parsed.bars, kind, saved, feed)
 
@@ -321,8 +321,9 @@ def _schema(kind: TickKind) -> pa.Schema:
     return TRADES if kind is TickKind.TRADES else QUOTES
 
 
-def _bars(frame: pd.DataFrame, saved: SavedAnswer, feed: str) -> pa.Table:
-    """The finished ones of the span that was asked for; the provider answers with whole days."""
+def _bars(frame: pd.DataFrame, vwap: pd.Series | None, saved: SavedAnswer, feed: str) -> pa.Table:
+    """The finished ones of the span that was asked for; the provider answers with whole days. What the day had traded
+    by then, only the stream tells."""
     starts = frame["ts"].astype("datetime64[ns, UTC]")
     since = starts.astype("int64").to_numpy()
     wanted = (since + MINUTE_NS > saved.begins_ns) & (since < saved.ends_ns) & ~frame["provisional"].to_numpy()
@@ -331,7 +332,7 @@ def _bars(frame: pd.DataFrame, saved: SavedAnswer, feed: str) -> pa.Table:
         start=starts,
         end=starts + timedelta(minutes=1),
         received_at=_stamps(len(frame), saved.received_ns),
-        vw=np.nan,
+        vw=np.nan if vwap is None else vwap.to_numpy(),
         av=np.nan,
         feed=feed,
         marks=np.int32(_filled(saved)),

@@ -1,8 +1,8 @@
 """What has come before: duplicates are told from what is new, and what came late from what came in order.
 
-A trade is the same by symbol, day, exchange, sequence number and id; a quote by symbol, day and sequence number; a
-snapshot when it says what the symbol's last one said. A second or minute that comes again with other values replaces
-the earlier one and is new. Where a feed numbers nothing, time and content decide.
+A trade is the same by symbol, day, exchange, sequence number and id; a quote or a price band by symbol, day and
+sequence number; a snapshot when it says what the symbol's last one said. A second or minute that comes again with
+other values replaces the earlier one and is new. Where a feed numbers nothing, time and content decide.
 
 Nearly everything has a higher number than all of its symbol before it, and is new for that reason alone. Only the
 rest is looked up among the last rows, of which this keeps a hash of 64 bits each. What is older than those is let
@@ -49,10 +49,12 @@ _SMALL = 16_384
 _CONTENT = {
     TickKind.TRADES: ("ts", "price", "size", "exchange", "trade_id"),
     TickKind.QUOTES: ("ts", "bid", "ask", "bid_size", "ask_size", "bid_exchange", "ask_exchange", "conditions"),
-    TickKind.AGGREGATES: ("o", "h", "l", "c", "v", "vw", "av"),
+    # Not what the day had traded by then: history does not know it, and would take it from a bar that stands.
+    TickKind.AGGREGATES: ("o", "h", "l", "c", "v", "vw"),
     TickKind.SNAPSHOTS: (
         "price", "bid", "ask", "bid_size", "ask_size", "open", "high", "low", "previous_close", "volume", "currency",
     ),
+    TickKind.BANDS: ("ts", "limit_up", "limit_down", "indicators"),
 }  # fmt: skip
 
 
@@ -62,7 +64,7 @@ class Seen:
     def __init__(self, zone: ZoneInfo, window: int = WINDOW) -> None:
         """`zone`: the exchange's; its midnight is where numbers begin again."""
         self._zone = zone
-        self._recent = {kind: Recent(window) for kind in (TickKind.TRADES, TickKind.QUOTES)}
+        self._recent = {kind: Recent(window) for kind in (TickKind.TRADES, TickKind.QUOTES, TickKind.BANDS)}
         self._tops: dict[tuple[TickKind, int], Tops] = {}
         self._bars = _Versions(BARS_REMEMBERED)
         self._last_snapshot: Hashes = np.zeros(0, dtype=np.uint64)
@@ -280,7 +282,7 @@ _EPOCH_DAY = datetime(1970, 1, 1, tzinfo=ZoneInfo("UTC")).toordinal()
 
 
 def keys_of(kind: TickKind, table: pa.Table, zone: ZoneInfo) -> Hashes:
-    """What makes trades or quotes the same, without anything that has to be remembered."""
+    """What makes trades, quotes or price bands the same, without anything that has to be remembered."""
     seq = integers(table["seq"])
     return _keys(kind, table, _hashes(table["symbol"]), local_days(instants(table["ts"]), zone), seq, seq > 0)
 

@@ -177,11 +177,14 @@ class GapFiller:
         if came is None:
             return Settlement(gap.status, gap.reason, gap.rows_filled)
         if came.retry_at is None:
-            self._known.pop(gap.gap_key, None)
+            for one in (gap, *more):
+                self._known.pop(one.gap_key, None)
         with self._platform.database.connection() as connection:
             for one in (gap, *more):
-                rows = came.rows if one is gap else 0
-                settle(connection, one.gap_id, came.status, came.reason, rows, came.retry_at, self._platform.clock())
+                # What came before a restart is not known here any more, and is there all the same.
+                rows = max(one.rows_filled, came.rows if one is gap else 0)
+                status = GapStatus.PARTIAL if rows and came.status is GapStatus.UNFILLABLE else came.status
+                settle(connection, one.gap_id, status, came.reason, rows, came.retry_at, self._platform.clock())
         _log.info(
             "gap settled" if came.status is not GapStatus.OPEN else "gap not filled yet",
             stream=self._plan.name,
@@ -244,6 +247,8 @@ class GapFiller:
         run, run_id = ProviderRun(provider), new_run_id()
         deadline = time.monotonic() + DECLARED_WITHIN.total_seconds()
         later: list[str] = []
+        hopeless: list[str] = []
+        """Why none of the others need be asked now: the day's quota is spent."""
         lock = threading.Lock()
 
         def answer(question: Question) -> None:
@@ -254,6 +259,8 @@ class GapFiller:
                 return
             with lock:
                 refused = self._not_entitled.get(question.channel)
+                if hopeless:
+                    return
             outcome, reason, rows = (
                 (Outcome.NOT_ENTITLED, refused, 0)
                 if refused
@@ -270,6 +277,8 @@ class GapFiller:
                     known.refused[question] = f"{question.symbol}: {reason}"
                 else:
                     later.append(f"{outcome.value}: {reason}")
+                    if outcome.provider_wide:
+                        hopeless.append(later[-1])
 
         with ThreadPoolExecutor(WORKERS, thread_name_prefix=f"fill {self._plan.name}") as workers:
             for _ in workers.map(answer, questions):

@@ -49,7 +49,7 @@ class Replayed:
 def replay(platform: Platform, stream: str, name: str, start: datetime | None, end: datetime | None) -> Replayed:
     """Everything that was received from `start` to before `end`, as far as the journal still has it."""
     row = _row(platform, stream)
-    plan = _plan(row)
+    plan = plan_of(row)
     market = platform.market(plan.market)
     folder = journal_folder(platform, stream)
     with _opened(folder) as reader, tempfile.TemporaryDirectory(prefix="replay-") as cursors:
@@ -159,7 +159,7 @@ def _row(platform: Platform, stream: str) -> StreamRow:
     return row
 
 
-def _plan(row: StreamRow) -> StreamPlan:
+def plan_of(row: StreamRow) -> StreamPlan:
     channels = tuple(Channel(name) for name in row.channels)
     return StreamPlan(row.market, FeedName(row.feed), (), AssetClass(row.asset_class), channels)
 

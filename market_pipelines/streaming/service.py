@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,12 +19,9 @@ import structlog
 
 from market_pipelines.market.consensus import SIMULATED_PREFIX
 from market_pipelines.market.definition import MarketDefinition
-from market_pipelines.market.universes import UniverseFileError, UnknownUniverse
 from market_pipelines.pipeline.incidents import close_incident, open_incident
-from market_pipelines.pipeline.markets import MarketFileError
 from market_pipelines.pipeline.platform import Platform
 from market_pipelines.pipeline.stopping import Stop
-from market_pipelines.settings import SettingsError
 from market_pipelines.store.database import DatabaseUnavailable
 from market_pipelines.store.disk import DiskFloor
 from market_pipelines.store.stream_cursors import cursors, stored_until
@@ -46,12 +42,14 @@ from market_pipelines.streaming.lease import (
     new_holder,
     refusal,
 )
+from market_pipelines.streaming.memory import FreedMemory
 from market_pipelines.streaming.meter import Meter
 from market_pipelines.streaming.plan import ALL, StreamPlan
 from market_pipelines.streaming.plans import PROVIDER_OF, Selection
 from market_pipelines.streaming.reporting import Reporter
 from market_pipelines.streaming.sinks.build import IN_DATABASE, build_sinks
 from market_pipelines.streaming.sinks.runner import SinkRunner
+from market_pipelines.streaming.subscriptions import read_again, subscribed_now
 from market_pipelines.streaming.tail import Tail
 
 DRAIN_SECONDS = 20.0
@@ -194,6 +192,7 @@ class _Running:
         self._heartbeat = Heartbeat(lease, self._reporter.report, service._heartbeat_seconds)
         self._well = False
         self._next_slow_look = 0.0
+        self._freed = FreedMemory()
 
     def run(self) -> None:
         failure: Exception | None = None
@@ -258,7 +257,7 @@ class _Running:
             plan,
             intake=self._journal.append,
             wait_durable=lambda seconds: self._journal.wait_durable(None, seconds),
-            symbols=self._symbols,
+            symbols=lambda: subscribed_now(feed, plan),
             settle_seconds=self._service._settle_seconds,
         )
         self._filler.start()
@@ -299,7 +298,8 @@ class _Running:
                 return "asked to stop with `market-pipelines stream stop`"
             if wish is Wish.RELOAD or self._service.reload_asked:
                 self._service.reload_asked = False
-                self._reload()
+                assert self._feed is not None  # noqa: S101 (begun before it is followed)
+                read_again(self._platform, self._plan.name, self._service._selection, self._feed)
             self._look(watch)
         return "asked to stop by a signal" if self._stop.by_signal is not None else "asked to stop"
 
@@ -313,31 +313,11 @@ class _Running:
         if time.monotonic() < self._next_slow_look:
             return
         self._next_slow_look = time.monotonic() + _SLOW_LOOK_SECONDS
+        self._freed.look()
         self._journal.needed_from({runner.name: runner.state().position for runner in self._runners})
         for name, part in (("lease", self._heartbeat), ("filling of gaps", self._filler)):
             if part is not None and not part.running and not self._heartbeat.lost:
                 raise FeedFailed(f"the thread of the {name} has ended; the log says where")
-
-    def _reload(self) -> None:
-        assert self._feed is not None  # noqa: S101
-        try:
-            symbols = self._service._selection.again(self._platform)
-            self._feed.follow(symbols)
-        except (FeedFailed, SettingsError, MarketFileError, UnknownUniverse, UniverseFileError, OSError) as error:
-            _log.error("the symbols stay as they were", stream=self._plan.name, reason=str(error))
-            return
-        _log.info("symbols reloaded", stream=self._plan.name, symbols=len(symbols))
-
-    def _symbols(self) -> Sequence[str]:
-        """What is subscribed to now, contracts rather than their underlyings."""
-        assert self._feed is not None  # noqa: S101
-        found: dict[str, None] = {}
-        for connection in self._feed.connections():
-            symbols = self._feed.subscribed(connection.origin)
-            if symbols is None:
-                return self._plan.symbols
-            found.update(dict.fromkeys(symbols))
-        return tuple(found) or self._plan.symbols
 
     # --- ending ----------------------------------------------------------------------------------------------
 

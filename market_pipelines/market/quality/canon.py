@@ -1,13 +1,15 @@
 """All rules, in the order in which they are asked and shown.
 
 The functions behind them are in `rows` and `series` (the verdict on what a provider delivered), `coverage`,
-`history`, `minutes`, `cross`, `reference` (what is stored). A number here that differs from the one that the
+`history`, `minutes`, `cross`, `reference` (what is stored); those of streams and options are listed in `canon_live`
+and answered in `streamed` and `chains`. A number here that differs from the one that the
 literature proposes says why in its explanation.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from market_pipelines.market.quality.canon_live import LIVE_RULES
 from market_pipelines.market.quality.rules import (
     ACTIONS,
     INDEX_PRICES,
@@ -425,6 +427,7 @@ RULES: tuple[Rule, ...] = (
         assets=(INSTRUMENTS,),
         parameters=MappingProxyType({"gap": 20.0}),
     ),
+    *LIVE_RULES,
 )
 
 RULE: Mapping[str, Rule] = MappingProxyType({rule.name: rule for rule in RULES})

@@ -64,6 +64,15 @@ class Evidence:
     """Symbol and session of bars that are known not to exist."""
     former: Sequence[Instrument] = ()
     """The instruments as they were before the newest market file; empty where that is unknown."""
+    ticks: pd.DataFrame | None = None
+    """`streamed.COUNTED` and so on: how many ticks of each session, kind and symbol there are, and are marked."""
+    gaps: pd.DataFrame | None = None
+    """What streams have missed and nobody has filled: stream, cause, status, reason, symbols, begins_at, ends_at."""
+    contracts: pd.DataFrame | None = None
+    """Of options: contract, underlying, right, strike, expires, shares, provider, and as `session` the day on which
+    it was last seen."""
+    option_quotes: pd.DataFrame | None = None
+    """The same with last, bid, ask, open_interest, as `session` the day of the quote, and the underlying's `close`."""
 
 
 BAR = ("symbol", "session", "open", "high", "low", "close", "volume", "provisional")

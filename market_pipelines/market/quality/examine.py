@@ -14,6 +14,7 @@ import pandas as pd
 from market_pipelines.market.definition import MarketDefinition
 from market_pipelines.market.intraday import phased
 from market_pipelines.market.quality.canon import RULES
+from market_pipelines.market.quality.chains import CHAINS
 from market_pipelines.market.quality.coverage import completeness, freshness, provider_outage, row_count
 from market_pipelines.market.quality.evidence import BAR, LEAD_IN, Case, Evidence
 from market_pipelines.market.quality.findings import Finding, count, finding
@@ -38,7 +39,18 @@ from market_pipelines.market.quality.reference import (
     split_without_jump,
     symbol_continuity,
 )
-from market_pipelines.market.quality.rules import ACTIONS, INDEX_PRICES, INSTRUMENTS, INTRADAY, STOCK_PRICES, Rule
+from market_pipelines.market.quality.rules import (
+    ACTIONS,
+    INDEX_PRICES,
+    INSTRUMENTS,
+    INTRADAY,
+    LIVE_QUOTES,
+    LIVE_TRADES,
+    OPTIONS,
+    STOCK_PRICES,
+    Rule,
+)
+from market_pipelines.market.quality.streamed import STREAMED
 
 __all__ = ["LEAD_IN", "Evidence", "examine", "rules_of"]
 
@@ -261,4 +273,7 @@ _ANSWERS: Mapping[str, Mapping[str, Answer]] = {
     INTRADAY: _WITHIN_SESSIONS,
     ACTIONS: _ABOUT_ACTIONS,
     INSTRUMENTS: _ABOUT_INSTRUMENTS,
+    LIVE_QUOTES: STREAMED,
+    LIVE_TRADES: STREAMED,
+    OPTIONS: CHAINS,
 }

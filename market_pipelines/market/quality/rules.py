@@ -10,7 +10,9 @@ from types import MappingProxyType
 
 STOCK_PRICES, INDEX_PRICES, INTRADAY = "stock_prices", "index_prices", "stock_prices_intraday"
 ACTIONS, INSTRUMENTS = "corporate_actions", "instruments"
-ASSETS = (STOCK_PRICES, INDEX_PRICES, INTRADAY, ACTIONS, INSTRUMENTS)
+LIVE_QUOTES, LIVE_TRADES = "realtime_quotes", "realtime_trades"
+OPTIONS = "option_contracts"
+ASSETS = (STOCK_PRICES, INDEX_PRICES, INTRADAY, ACTIONS, INSTRUMENTS, LIVE_QUOTES, LIVE_TRADES, OPTIONS)
 """The tables, by the last part of their asset keys, of which rules are asked."""
 
 
@@ -40,6 +42,10 @@ class Scope(StrEnum):
     """One provider against another, or against the agreed bars and the known actions."""
     REFERENCE = "reference"
     """Instruments and corporate actions against the bars and against their own past."""
+    STREAMED = "streamed"
+    """What a live stream has left of a session: how much of it is marked as odd, late or missing."""
+    CHAINS = "chains"
+    """Option contracts and their quotes against each other and against their underlying."""
 
     @property
     def judged(self) -> bool:

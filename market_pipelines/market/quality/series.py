@@ -86,7 +86,8 @@ def _levels(close: Floats, stored: float, wide: float) -> Ints:
     reference = stored if np.isfinite(stored) else float(close[0])
     found = np.zeros(len(close), dtype=np.int64)
     for at, price in enumerate(close.tolist()):
-        ratio = price / reference
+        # Between prices too small for a number, once splits are taken out, nothing can be told.
+        ratio = price / reference if reference > 0 else np.nan
         if HUNDRED / wide <= ratio <= HUNDRED * wide:
             found[at], reference = 1, price / HUNDRED
         elif 1 / (HUNDRED * wide) <= ratio <= wide / HUNDRED:

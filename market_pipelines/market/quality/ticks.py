@@ -98,6 +98,8 @@ class TickRules:
             found[TickKind.AGGREGATES] = _added(tables[TickKind.AGGREGATES], self._aggregates(tables))
         if TickKind.SNAPSHOTS in tables:
             found[TickKind.SNAPSHOTS] = _added(tables[TickKind.SNAPSHOTS], self._snapshots(tables))
+        if TickKind.BANDS in tables:
+            found[TickKind.BANDS] = _added(tables[TickKind.BANDS], self._bands(tables[TickKind.BANDS]))
         return found
 
     def _quotes(self, table: pa.Table, codes: Codes) -> tuple[_Quotes, Marks]:
@@ -159,6 +161,12 @@ class TickRules:
         bid, ask = floats(table["bid"]), floats(table["ask"])
         marks |= np.where(np.isnan(bid) & np.isnan(ask), np.int32(0), _sides(bid, ask))
         marks[~(floats(table["price"]) > 0)] |= TickMark.NOT_POSITIVE
+        return marks
+
+    def _bands(self, table: pa.Table) -> Marks:
+        up, down = floats(table["limit_up"]), floats(table["limit_down"])
+        marks = self._when(table, "ts", self.limits.late_seconds) | _sides(down, up)
+        marks[(up <= 0) | (down <= 0) | (np.isnan(up) & np.isnan(down))] |= TickMark.NOT_POSITIVE
         return marks
 
     def _when(self, table: pa.Table, name: str, late_seconds: float) -> Marks:

@@ -52,11 +52,16 @@ class _Bar(msgspec.Struct, gc=False):
     volume: float | None = msgspec.field(name="v", default=None)
 
 
+class _Minute(_Bar, gc=False):
+    vwap: float | None = msgspec.field(name="vw", default=None)
+
+
 class _BarOf(_Bar, gc=False):
     native: str = msgspec.field(name="T", default="")
 
 
 _bars = msgspec.json.Decoder(list[_Bar] | None)
+_minutes = msgspec.json.Decoder(list[_Minute] | None)
 _bars_of_all = msgspec.json.Decoder(list[_BarOf] | None)
 
 
@@ -95,7 +100,7 @@ def intraday(envelope: Envelope, answer: Answer, query: IntradayQuery, native: s
     wrong = _about_another(envelope, native)
     if wrong is not None:
         return wrong
-    rows = _bars.decode(envelope.results) or []
+    rows = _minutes.decode(envelope.results) or []
     stamps = in_nanoseconds([row.stamp for row in rows])
     if (stamps % _MINUTE).any():
         return malformed("bars that do not start on whole minutes")
@@ -118,6 +123,7 @@ def intraday(envelope: Envelope, answer: Answer, query: IntradayQuery, native: s
             "symbol": pd.Series(query.instrument.symbol, index=pd.RangeIndex(len(order)), dtype="str"),
             "ts": pd.DatetimeIndex(seconds[order], tz="UTC"),
             **{name: values[name][wanted][order] for name in VALUE_COLUMNS},
+            "vwap": np.array([row.vwap for row in rows], dtype=np.float64)[wanted][order],
         }
     )
     # A bar that was sent again replaces the one before.
@@ -129,7 +135,9 @@ def intraday(envelope: Envelope, answer: Answer, query: IntradayQuery, native: s
     shown_until = answer.received_at - DELAY if envelope.delayed else answer.received_at
     length = timedelta(minutes=INTERVALS[query.interval])
     frame = frame.assign(provisional=(frame["ts"] + length > pd.Timestamp(shown_until)).to_numpy())
-    parsed = Parsed(Outcome.OK, bars=frame[list(INTRADAY_COLUMNS)])
+    # Hours are put together from halves, and the mean of two means is none.
+    vwap = None if query.interval == "60min" else frame["vwap"]
+    parsed = Parsed(Outcome.OK, bars=frame[list(INTRADAY_COLUMNS)], vwap=vwap)
     return _with_facts(parsed, envelope, answer, days[wanted], query.instrument, query.start)
 
 

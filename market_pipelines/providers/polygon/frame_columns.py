@@ -32,7 +32,7 @@ from market_pipelines.market.columns import (
     texts,
     whole,
 )
-from market_pipelines.market.live import AGGREGATES, QUOTES, TRADES, TickMark
+from market_pipelines.market.live import AGGREGATES, BANDS, QUOTES, TRADES, TickMark
 from market_pipelines.market.records import TickKind
 from market_pipelines.providers.polygon.lots import OPTION, ROUND_LOTS_UNTIL, in_shares
 from market_pipelines.providers.polygon.stamps import LATEST, in_nanoseconds, since_epoch
@@ -61,13 +61,25 @@ WIRE: Mapping[str, pa.Schema] = MappingProxyType(
                 "vw": _NUMBER, "av": _NUMBER, "dav": _WORD, "s": _COUNT, "e": _COUNT,
             }
         ),
+        "LULD": pa.schema(
+            {
+                "T": _WORD, "h": _NUMBER, "l": _NUMBER, "i": pa.list_(_COUNT), "z": _COUNT, "t": _COUNT, "q": _COUNT,
+            }
+        ),
     }
 )  # fmt: skip
-"""The fields of an event that are read, by its `ev`. A minute, `AM`, is spelled like a second, `A`."""
+"""The fields of an event that are read, by its `ev`. A minute, `AM`, is spelled like a second, `A`. Price
+bands have their symbol under `T`."""
 SPAN = MappingProxyType({"A": 1_000_000_000, "AM": 60_000_000_000})
 """Nanoseconds that an aggregate is about where it does not say when it ends."""
 KIND = MappingProxyType(
-    {"T": TickKind.TRADES, "Q": TickKind.QUOTES, "A": TickKind.AGGREGATES, "AM": TickKind.AGGREGATES}
+    {
+        "T": TickKind.TRADES,
+        "Q": TickKind.QUOTES,
+        "A": TickKind.AGGREGATES,
+        "AM": TickKind.AGGREGATES,
+        "LULD": TickKind.BANDS,
+    }
 )
 
 _compute: Any = pc
@@ -176,8 +188,36 @@ def _aggregates(ev: str, wire: pa.Table, received: Instants, house: House) -> tu
     return table, nameless | timeless | unreadable | of_day | np.isnan(prices).any(axis=0)
 
 
+def _bands(_: str, wire: pa.Table, received: Instants, house: House) -> tuple[pa.Table, Flags]:
+    """The unit of their times is documented as milliseconds, shown as microseconds and has been nanoseconds."""
+    symbols, nameless = _symbols(wire["T"], house.symbols)
+    stamps, timeless = _stamps(wire["t"])
+    up, down = floats(wire["h"]), floats(wire["l"])
+    table = pa.Table.from_arrays(
+        [
+            symbols,
+            of_instants(stamps),
+            of_instants(received),
+            pa.array(integers(wire["q"])),
+            of_floats(up, np.isnan(up) | (up == 0)),
+            of_floats(down, np.isnan(down) | (down == 0)),
+            _lists(wire["i"]),
+            _ids(wire["z"]),
+            repeated(house.feed, len(wire)),
+            _zeros(len(wire), np.int32),
+        ],
+        schema=BANDS,
+    )
+    return table, nameless | timeless
+
+
 _SHAPES: Mapping[TickKind, Callable[[str, pa.Table, Instants, House], tuple[pa.Table, Flags]]] = MappingProxyType(
-    {TickKind.TRADES: _trades, TickKind.QUOTES: _quotes, TickKind.AGGREGATES: _aggregates}
+    {
+        TickKind.TRADES: _trades,
+        TickKind.QUOTES: _quotes,
+        TickKind.AGGREGATES: _aggregates,
+        TickKind.BANDS: _bands,
+    }
 )
 
 

@@ -141,11 +141,22 @@ def _aggregate(event: Mapping[str, Any]) -> Fields:
     }
 
 
-_READERS = {"T": _trade, "Q": _quote, "A": _aggregate, "AM": _aggregate}
+def _band(event: Mapping[str, Any]) -> Fields:
+    return {
+        "T": _symbol(event, "T"),
+        **{name: _number(event, name) for name in ("h", "l")},
+        "i": _counts(event, "i"),
+        "z": _count(event, "z"),
+        "t": _stamp(event, "t"),
+        "q": _count(event, "q"),
+    }
 
 
-def _symbol(event: Mapping[str, Any]) -> str:
-    symbol = _text(event, "sym")
+_READERS = {"T": _trade, "Q": _quote, "A": _aggregate, "AM": _aggregate, "LULD": _band}
+
+
+def _symbol(event: Mapping[str, Any], name: str = "sym") -> str:
+    symbol = _text(event, name)
     if not symbol or symbol in ("true", "false") or symbol[0] in "[{":
         raise Unreadable("an event without a symbol")
     return symbol

@@ -228,15 +228,14 @@ class _Part:
         text = np.frombuffer(self._text, dtype=np.uint8)
         eights = np.ndarray((len(self._text) - 7,), dtype="<u8", buffer=self._text, strides=(1,))
         heads = eights[events.opens]
-        ends_here = text[events.opens + 8] == _QUOTE
         known = np.zeros(len(events), dtype=np.bool_)
         text[events.closes + 1] = _NEW_LINE
         for ev in KIND:
             ours = heads == np.uint64(_HEAD | ord(ev[0]) << 56)
-            if len(ev) == 1:
-                ours &= ends_here
-            else:
-                ours &= (text[events.opens + 8] == ord(ev[1])) & (text[events.opens + 9] == _QUOTE)
+            for place, letter in enumerate(f'{ev[1:]}"'.encode(), start=8):
+                if not ours.any():
+                    break
+                ours &= text[events.opens + place] == letter
             if ours.any():
                 known |= ours
                 self._parse(ev, events if ours.all() else events.of(ours))

@@ -36,7 +36,13 @@ def answer(asked: Asked, world: World, now: datetime, active: Active, spoil: Spo
 
 def _gated(asked: Asked, world: World, now: datetime, active: Active) -> Reply:
     if asked.path.startswith("/v7/finance/options/"):
-        return yahoo_options.chain(asked.native_symbol, asked.query, world, now)
+        gaps = active.get("thin_puts", (1,))[-1]
+        style = yahoo_options.ChainStyle(
+            one_put_in=gaps if isinstance(gaps, int) else 1,
+            no_interest="no_open_interest" in active,
+            cheap="cheap_options" in active,
+        )
+        return yahoo_options.chain(asked.native_symbol, asked.query, world, now, style)
     if asked.path.startswith("/v10/finance/quoteSummary/"):
         return yahoo_facts.summary(asked.native_symbol, asked.query, world, now)
     stale = active.get("stale_quote", ())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from math import erf, exp, log, sqrt
 from typing import Any
@@ -21,7 +22,22 @@ STRIKES = 9
 RATE = 0.04
 
 
-def chain(native: str, query: Mapping[str, str], world: World, now: datetime) -> Reply:
+@dataclass(frozen=True, slots=True)
+class ChainStyle:
+    """What is wrong with a chain."""
+
+    one_put_in: int = 1
+    """Only the first of so many strikes has a put."""
+    no_interest: bool = False
+    """Open interest is zero everywhere."""
+    cheap: bool = False
+    """Asks are a tenth of what they should be."""
+
+
+SOUND = ChainStyle()
+
+
+def chain(native: str, query: Mapping[str, str], world: World, now: datetime, style: ChainStyle = SOUND) -> Reply:
     listing = world.spelled("yahoo", native)
     if listing is None:
         return envelope("optionChain", [])
@@ -38,13 +54,16 @@ def chain(native: str, query: Mapping[str, str], world: World, now: datetime) ->
         "options": [],
     }
     if shown is not None:
+        price = _price(listing, world, now)
+        calls = [contract(listing, price, now, shown, strike, "C") for strike in strikes]
+        puts = [contract(listing, price, now, shown, strike, "P") for strike in strikes[:: style.one_put_in]]
+        for told in (*calls, *puts):
+            if style.no_interest:
+                told["openInterest"] = 0
+            if style.cheap:
+                told |= {"bid": 0.0, "ask": round(told["ask"] / 10, 2)}
         result["options"] = [
-            {
-                "expirationDate": epoch(shown),
-                "hasMiniOptions": False,
-                "calls": [contract(listing, world, now, shown, strike, "C") for strike in strikes],
-                "puts": [contract(listing, world, now, shown, strike, "P") for strike in strikes],
-            }
+            {"expirationDate": epoch(shown), "hasMiniOptions": False, "calls": calls, "puts": puts},
         ]
     return envelope("optionChain", [result])
 
@@ -71,15 +90,19 @@ def expiries_of(listing: Listing, world: World, now: datetime) -> list[date]:
 
 
 def strikes_of(listing: Listing, world: World, now: datetime) -> list[float]:
-    price = float(daily_rows(world.tape(listing, now, forming=True)).columns["close"][-1])
+    price = _price(listing, world, now)
     step = next(step for limit, step in ((25, 0.5), (100, 1.0), (250, 2.5), (1e12, 5.0)) if price < limit)
     middle = round(price / step)
     return [round(place * step, 2) for place in range(max(middle - STRIKES, 1), middle + STRIKES + 1)]
 
 
-def contract(listing: Listing, world: World, now: datetime, expiry: date, strike: float, right: str) -> dict[str, Any]:
-    """One contract. Those that never traded have no volume, those far out no open interest and no bid either."""
-    price = float(daily_rows(world.tape(listing, now, forming=True)).columns["close"][-1])
+def _price(listing: Listing, world: World, now: datetime) -> float:
+    return float(daily_rows(world.tape(listing, now, forming=True)).columns["close"][-1])
+
+
+def contract(listing: Listing, price: float, now: datetime, expiry: date, strike: float, right: str) -> dict[str, Any]:
+    """One contract, with the share at that price. Those that never traded have no volume, those far out no open
+    interest and no bid either."""
     years = max((expiry - now.date()).days, 1) / 365
     worth = _worth(price, strike, years, listing.volatility, right)
     name = f"{listing.symbol.replace('.', '')}{expiry:%y%m%d}{right}{round(strike * 1000):08d}"

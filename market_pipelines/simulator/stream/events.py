@@ -176,7 +176,7 @@ def band_events(symbol: str, bars: Spans, width: int, tape: int, wording: Wordin
         bars.starts.tolist(), bars.high.tolist(), bars.low.tolist(), bars.close.tolist(), strict=True
     ):
         at, reference = start + width, middle_of(high, low, close)
-        seq = at // MS % 100_000_000
+        seq = at // MS % 10_000_000_000
         text = b'{"ev":"LULD","T":"%b","h":%b,"l":%b,"i":[21],"z":%d,"t":%d,"q":%d}' % (
             symbol.encode(),
             number(round(reference * (1 + BAND), 2)),

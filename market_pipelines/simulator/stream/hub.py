@@ -160,7 +160,13 @@ class Hub:
             self._position = end
             if self._clock.is_set and self._board.standing("polygon", "ws_slow_consumer") is None:
                 for one in everybody:
-                    one.connection.wait_drained(BREATHES_BELOW, BREATH_SECONDS)
+                    self._let_breathe(one.connection)
+
+    def _let_breathe(self, connection: Connection) -> None:
+        until = time.monotonic() + BREATH_SECONDS
+        while not self._stopping.is_set() and time.monotonic() < until:
+            if connection.wait_drained(BREATHES_BELOW, LOOK_SECONDS):
+                return
 
     def _thin_out(self, dialogues: Sequence[PolygonDialogue]) -> None:
         """Closes the connections that a plan does not have."""

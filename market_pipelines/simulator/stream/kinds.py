@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from market_pipelines.simulator import fault_values as read
+
 PREFIX = "ws_"
 UNITS = {"ms": 1_000_000, "us": 1_000, "ns": 1}
 
@@ -21,44 +23,11 @@ class Pings:
     """None: the client's pings get no answer. Else the seconds between the server's own."""
 
 
-def _on(text: str) -> object:
-    if text.lower() not in ("on", "true", "yes", "1"):
-        raise ValueError
-    return True
-
-
 def _share(text: str) -> object:
     value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     if not 0 < value <= 1:
         raise ValueError
     return value
-
-
-def _seconds(text: str) -> object:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError
-    return value
-
-
-def _count(text: str) -> object:
-    value = int(text)
-    if value < 0:
-        raise ValueError
-    return value
-
-
-def _bytes(text: str) -> object:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-def _word(text: str) -> object:
-    if not text:
-        raise ValueError
-    return text
 
 
 def _most(text: str) -> object:
@@ -81,25 +50,25 @@ def _unit(text: str) -> object:
 
 
 def _pings(text: str) -> object:
-    return Pings(None) if text == "on" else Pings(float(str(_seconds(text))))
+    return Pings(None) if text == "on" else Pings(float(str(read.seconds(text))))
 
 
 Told = tuple[str, Callable[[str], object], str, str]
 _SHARE = "a share: 0.1 or 10%"
 POLYGON_STREAM: tuple[Told, ...] = (
-    ("ws_auth_failed", _on, "on", "every key is refused, and the socket drops without a closing handshake"),
-    ("ws_plan", _on, "on", "the plan has no websockets: said instead of auth_success, then the socket drops"),
-    ("ws_not_authorized", _word, "a channel: Q, Q.* or T.AAPL", "subscribing it gets `not authorized`"),
-    ("ws_auth_timeout", _seconds, "seconds", "who has not authenticated by then is sent away; without it 30"),
+    ("ws_auth_failed", read.switch, "on", "every key is refused, and the socket drops without a closing handshake"),
+    ("ws_plan", read.switch, "on", "the plan has no websockets: said instead of auth_success, then the socket drops"),
+    ("ws_not_authorized", read.word, "a channel: Q, Q.* or T.AAPL", "subscribing it gets `not authorized`"),
+    ("ws_auth_timeout", read.seconds, "seconds", "who has not authenticated by then is sent away; without it 30"),
     (
         "ws_max_connections",
         _most,
         "N, N:older or N:newer",
         "the plan has so many connections for a key: beyond, the older or the newer one is closed after success",
     ),
-    ("ws_silent_topic", _word, "a channel: T, T.* or T.AAPL", "acknowledged, and not an event of it"),
-    ("ws_force_disconnect", _on, "on", "the provider says so and closes"),
-    ("ws_decimals", _on, "on", "ds, dv and dav: sizes as decimal text"),
+    ("ws_silent_topic", read.word, "a channel: T, T.* or T.AAPL", "acknowledged, and not an event of it"),
+    ("ws_force_disconnect", read.switch, "on", "the provider says so and closes"),
+    ("ws_decimals", read.switch, "on", "ds, dv and dav: sizes as decimal text"),
     ("ws_luld_unit", _unit, "ms, us or ns", "the unit of LULD's stamps; without it ms"),
     (
         "ws_late_minutes",
@@ -110,16 +79,16 @@ POLYGON_STREAM: tuple[Told, ...] = (
 )
 BOTH_STREAMS: tuple[Told, ...] = (
     ("ws_handshake", _status, "400 to 599", "this HTTP status instead of the handshake"),
-    ("ws_close_at_once", _on, "on", "the socket closes right after the handshake"),
-    ("ws_close_after", _count, "frames", "closes with 1001 after so many frames with events"),
-    ("ws_reset_mid_frame", _count, "frames", "after so many frames with events the next breaks off in a reset"),
-    ("ws_half_open", _on, "on", "not a byte more, no pong and no end"),
-    ("ws_mute", _on, "on", "pings are answered, and nothing else"),
-    ("ws_stall", _seconds, "seconds", "so long no events, which are lost to this connection; pings are answered"),
-    ("ws_slow_consumer", _bytes, "bytes", "a reader so far behind is cut; without it 64 MB"),
+    ("ws_close_at_once", read.switch, "on", "the socket closes right after the handshake"),
+    ("ws_close_after", read.count, "frames", "closes with 1001 after so many frames with events"),
+    ("ws_reset_mid_frame", read.count, "frames", "after so many frames with events the next breaks off in a reset"),
+    ("ws_half_open", read.switch, "on", "not a byte more, no pong and no end"),
+    ("ws_mute", read.switch, "on", "pings are answered, and nothing else"),
+    ("ws_stall", read.seconds, "seconds", "so long no events, which are lost to this connection; pings are answered"),
+    ("ws_slow_consumer", read.positive, "bytes", "a reader so far behind is cut; without it 64 MB"),
     ("ws_ping_timeout", _pings, "on or seconds", "pings get no answer; or the server pings so often and wants one"),
     ("ws_duplicates", _share, _SHARE, "so many events come twice"),
     ("ws_disorder", _share, _SHARE, "so many events come after later ones"),
     ("ws_rubbish", _share, _SHARE, "before so many frames comes a broken one or an event that nobody knows"),
-    ("ws_fragment", _on, "on", "frames with events come in three fragments"),
+    ("ws_fragment", read.switch, "on", "frames with events come in three fragments"),
 )

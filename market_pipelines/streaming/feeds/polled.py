@@ -273,8 +273,11 @@ class PolledFeed:
 
     def _troubled(self, batch: _Batch, reason: str) -> None:
         batch.failures += 1
-        if not batch.lost:
-            batch.lost = True
+        with self._lock:
+            # One that was given up meanwhile owes nobody anything, and nobody would ever say that it is back.
+            news = not batch.lost and any(one is batch for one in self._batches)
+            batch.lost = batch.lost or news
+        if news:
             since = batch.last_data_ns or batch.began_ns
             self._told.lost(batch.origin, GapCause.DISCONNECTED, since, reason)
         if self._plan.attempts and batch.failures >= self._plan.attempts:

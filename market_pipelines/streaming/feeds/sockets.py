@@ -71,6 +71,7 @@ class _Slot:
 
 @dataclass(slots=True)
 class _Lookup:
+    asked: tuple[str, ...]
     thread: threading.Thread
     found: list[Resolved] = field(default_factory=list)
 
@@ -110,6 +111,8 @@ class SocketFeed:
         self._lookup: _Lookup | None = None
         self._look_again_at = 0.0
         self._symbols: tuple[str, ...] | None = None
+        self._meant: tuple[str, ...] | None = None
+        """What was asked for when these were found."""
         self._most = plan.max_connections
         self._slots: list[_Slot] = []
         self._carried_by: dict[str, tuple[str, ...]] = {}
@@ -218,7 +221,7 @@ class SocketFeed:
         if self._lookup is not None:
             if self._lookup.thread.is_alive():
                 return
-            self._take(self._lookup.found)
+            self._take(self._lookup)
             self._lookup = None
         now = time.monotonic()
         due = self._look_again_at and now >= self._look_again_at
@@ -232,22 +235,26 @@ class SocketFeed:
             found.append(self._resolver.resolve(asked))
             self._wake.set()
 
-        self._lookup = _Lookup(threading.Thread(target=look_up, name=f"symbols {self._plan.name}", daemon=True), found)
+        thread = threading.Thread(target=look_up, name=f"symbols {self._plan.name}", daemon=True)
+        self._lookup = _Lookup(asked, thread, found)
         self._lookup.thread.start()
 
-    def _take(self, found: Sequence[Resolved]) -> None:
-        if not found:
+    def _take(self, lookup: _Lookup) -> None:
+        if not lookup.found:
             self.gave_up("looking up the symbols broke off; the log says where")
             return
-        resolved = found[0]
+        resolved = lookup.found[0]
         for notice in resolved.notices:
             self._tell(notice)
         if resolved.again_in is not None:
             self._look_again_at = time.monotonic() + resolved.again_in
-        if resolved.refused:
+        if resolved.refused and self._meant not in (None, lookup.asked):
+            # Other symbols were wished for while these stream well: a slip of a pen ends no stream.
+            self._tell(Notice("left_out", f"{resolved.refused}: the symbols stay as they were"))
+        elif resolved.refused:
             self.gave_up(resolved.refused)
         elif resolved.symbols or resolved.again_in is None:
-            self._symbols = resolved.symbols
+            self._symbols, self._meant = resolved.symbols, lookup.asked
 
     def _deal(self, symbols: tuple[str, ...]) -> None:
         """Everybody gets what is theirs; new connections open one after the other."""

@@ -53,7 +53,8 @@ class YahooDialogue:
         changed = self._subscribed is not wanted
         if not changed and now < self._next:
             return NOTHING
-        gone = [one for one in self._subscribed or () if one not in frozenset(wanted)] if changed else []
+        kept = frozenset(wanted)
+        gone = [one for one in self._subscribed or () if one not in kept] if changed else []
         self._subscribed = wanted
         self._next = now + self._heartbeat
         notices = (Notice("subscribed", f"{len(wanted):,} symbols"),) if changed else ()

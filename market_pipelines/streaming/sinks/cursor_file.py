@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -43,5 +44,6 @@ class CursorFile:
             fresh.rename(self.path)
             sync_folder(self.path.parent)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
             raise SinkUnavailable(f"{self.path} cannot be written: {error.strerror}") from None

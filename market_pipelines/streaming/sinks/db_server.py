@@ -3,7 +3,8 @@
 It has no transaction with us and no cursor: a batch that comes again is ignored there row by row
 (`on_duplicate: ignore`), and what it has accepted of a batch is not sent again after an error in the middle.
 Its key is a symbol's timestamp, while feeds have milliseconds and many ticks in one; so the digits below the
-millisecond, which such a feed leaves empty, are filled from the sequence number. Bars are not sent.
+millisecond, which such a feed leaves empty, are filled from the sequence number. Bars and price bands are
+not sent: it knows neither.
 """
 
 from __future__ import annotations
@@ -42,8 +43,9 @@ class DbServerSink:
         self._rows_a_request = rows_a_request
         self._pool: urllib3.PoolManager | None = None
         self._cursor: Cursor | None = None
-        self._accepted: dict[_Group, int] = {}
-        """Of the batch that begins after `_accepted_after`: so many rows of each symbol are there."""
+        self._accepted: dict[_Group, tuple[int, str]] = {}
+        """Of the batch that begins after `_accepted_after`: so many rows of each symbol are there, and the last one
+        of them, because a journal that is read again may give them differently."""
         self._accepted_after: Cursor | None = None
 
     @classmethod
@@ -81,7 +83,9 @@ class DbServerSink:
             pool.clear()
 
     def _give(self, kind: TickKind, data_type: str, symbol: str, records: list[str]) -> int:
-        start = self._accepted.get((kind, symbol), 0)
+        start, last = self._accepted.get((kind, symbol), (0, ""))
+        if start and (start > len(records) or records[start - 1] != last):
+            start = 0
         for first in range(start, len(records), self._rows_a_request):
             part = records[first : first + self._rows_a_request]
             # The records are JSON already.
@@ -96,8 +100,8 @@ class DbServerSink:
                 },
             }
             self._check(self._sent("POST", self._url, msgspec.json.encode(command)), symbol)
-            self._accepted[kind, symbol] = first + len(part)
-        return max(0, len(records) - start)
+            self._accepted[kind, symbol] = first + len(part), part[-1]
+        return len(records) - start
 
     def _sent(self, method: str, url: str, body: bytes | None = None) -> urllib3.BaseHTTPResponse:
         if self._pool is None:
@@ -116,6 +120,8 @@ class DbServerSink:
             raise SinkUnavailable(f"{where} cannot take {symbol} now ({status}): {said}")
         if not 200 <= status < 300:
             raise SinkRefused(f"{where} does not take {symbol} ({status}): {said}")
+        if answer.data.lstrip()[:1] == b"<":
+            raise SinkUnavailable(f"what answers at {self._address} is no db_server but a page: {said}")
         if _says_no(answer.data):
             raise SinkUnavailable(f"{where} could not store {symbol}: {said}")
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, date, datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -28,13 +27,13 @@ from market_pipelines.streaming.day_book import DayBook, PreviousCloses, Standin
 from market_pipelines.streaming.entries import Chunk
 from market_pipelines.streaming.plan import StreamPlan
 from market_pipelines.streaming.sinks.cursor_file import CursorFile
+from market_pipelines.streaming.sinks.pocketbase_texts import date_text, nanoseconds_of, nanoseconds_text, record_id
 from market_pipelines.streaming.sinks.protocol import Cursor, SinkRefused, SinkUnavailable
 
 TIMEOUT = (5.0, 15.0)
 PAGE = 1_000
 RENEW_BEFORE = 300.0
 """Seconds before a token's end at which another one is taken."""
-_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 _NUMBERS = (
     *("price", "change", "change_percent", "volume", "high", "low", "open"),
@@ -172,8 +171,8 @@ class PocketBaseSink:
             "market_status": update.market_status,
             "data_source": update.data_source,
             "session": self._book.day.isoformat() if self._book.day is not None else "",
-            "timestamp": _date(standing.newest),
-            **{name: _nanoseconds(getattr(standing, name)) for name in _TIMES},
+            "timestamp": date_text(standing.newest),
+            **{name: nanoseconds_text(getattr(standing, name)) for name in _TIMES},
         }
 
     def _market_record(self, phase: MarketPhase, at_ns: int) -> dict[str, Any]:
@@ -194,22 +193,18 @@ class PocketBaseSink:
             "advancing": sum(move > 0 for move in moves),
             "declining": sum(move < 0 for move in moves),
             "unchanged": sum(move == 0 for move in moves),
-            "last_update": _date(at_ns),
+            "last_update": date_text(at_ns),
         }
 
     def _restore(self) -> None:
         """What an earlier process had written: a chunk tells of a trade or a quote, a record of both."""
         days: dict[str, list[Standing]] = {}
         for found in self._records():
-            standing = Standing(str(found.get("symbol", "")), str(found.get("data_source", "")))
-            for name in ("price", "bid", "ask", "bid_size", "ask_size", "open", "high", "low", "volume"):
-                setattr(standing, name, found.get(name) or None)
-            standing.previous_close = found.get("previous_close") or None
-            for name in _TIMES:
-                setattr(standing, name, _of_nanoseconds(str(found.get(name) or "")))
-            if not standing.traded_at:
-                standing.price = None  # the middle of the quote, as it was shown
-            days.setdefault(str(found.get("session") or ""), []).append(standing)
+            try:
+                session = str(found.get("session") or "")
+                days.setdefault(session and date.fromisoformat(session).isoformat(), []).append(_standing_of(found))
+            except ValueError:
+                continue  # somebody has changed it by hand: the next tick writes it anew
         if not days or not max(days):
             return
         newest = max(days)
@@ -235,8 +230,9 @@ class PocketBaseSink:
     # --- collections -----------------------------------------------------------------------------------------
 
     def _make(self, name: str, fields: Mapping[str, str], unique: Sequence[str]) -> None:
-        found = self._ask("GET", f"/api/collections/{name}", missing={})
-        if not found:
+        nothing: dict[str, Any] = {}
+        found = self._ask("GET", f"/api/collections/{name}", missing=nothing)
+        if found is nothing:
             index = f"CREATE UNIQUE INDEX `idx_{name}` ON `{name}` ({', '.join(f'`{one}`' for one in unique)})"
             self._ask(
                 "POST",
@@ -249,7 +245,10 @@ class PocketBaseSink:
                 },
             )
             return
-        there = {str(field["name"]): str(field["type"]) for field in found.get("fields", ())}
+        try:
+            there = {str(field["name"]): str(field["type"]) for field in found["fields"]}
+        except (KeyError, TypeError):
+            raise SinkUnavailable(f"{self._url} does not tell which fields the collection {name} has") from None
         wrong = [f"{one} is {there[one]}, not {kind}" for one, kind in fields.items() if there.get(one, kind) != kind]
         if wrong:
             raise SinkRefused(
@@ -260,18 +259,21 @@ class PocketBaseSink:
             self._ask("PATCH", f"/api/collections/{name}", {"fields": [*found["fields"], *_fields(missing)]})
 
     def _allowed_in_a_batch(self) -> int:
-        batch = self._ask("GET", "/api/settings").get("batch", {})
+        batch = self._ask("GET", "/api/settings").get("batch")
+        if not isinstance(batch, dict):
+            raise SinkUnavailable(f"what answers at {self._url} does not speak as PocketBase does: no settings")
         if not batch.get("enabled"):
             raise SinkRefused(
                 f"PocketBase ({self._url}) does not allow batch requests; a superuser turns them on in its dashboard "
                 "under Settings, Application, Batch API"
             )
-        return max(1, int(batch.get("maxRequests", 1)))
+        most = batch.get("maxRequests")
+        return max(1, most) if isinstance(most, int) else 1
 
     # --- requests --------------------------------------------------------------------------------------------
 
-    def _put(self, records: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        self._ask(
+    def _put(self, records: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        answers = self._ask(
             "POST",
             "/api/batch",
             {
@@ -280,7 +282,9 @@ class PocketBaseSink:
                     for collection, record in records
                 ]
             },
-        )
+        ).get("answers")
+        if not isinstance(answers, list) or len(answers) != len(records):
+            raise SinkUnavailable(f"{self._url} does not say that it stored what was sent")
 
     def _sign_in(self) -> None:
         answer = self._ask(
@@ -289,7 +293,9 @@ class PocketBaseSink:
             {"identity": self._email, "password": self._password},
             signing_in=True,
         )
-        self._token = str(answer.get("token", ""))
+        self._token = str(answer.get("token") or "")
+        if not self._token:
+            raise SinkUnavailable(f"what answers at {self._url} does not speak as PocketBase does: no token")
         register_secret(self._token)
         self._token_ends = _end_of(self._token)
 
@@ -323,7 +329,7 @@ class PocketBaseSink:
             raise SinkUnavailable(f"PocketBase ({self._url}) cannot be reached: {redact(str(error))}") from None
         if answer.status_code == 404 and missing is not None:
             return missing
-        if not answer.ok:
+        if not 200 <= answer.status_code < 300:
             raise self._trouble(answer, signing_in=signing_in)
         try:
             content = msgspec.json.decode(answer.content) if answer.content else {}
@@ -335,7 +341,10 @@ class PocketBaseSink:
         said = redact(" ".join(answer.text.split()))[:500]
         where = f"PocketBase ({self._url})"
         status = answer.status_code
-        if status == 429 or status >= 500:
+        if 300 <= status < 400:
+            elsewhere = redact(answer.headers.get("location", ""))
+            return SinkRefused(f"{where} sends us elsewhere ({status}): {elsewhere}; put that into POCKETBASE_URL")
+        if status in (408, 429) or status >= 500:
             again = answer.headers.get("retry-after")
             pause = f"; it asks for a pause of {again} s" if again else ""
             return SinkUnavailable(f"{where} cannot take this now ({status}): {said}{pause}")
@@ -350,6 +359,18 @@ class PocketBaseSink:
         return SinkRefused(f"{where} does not take this ({status}): {said}")
 
 
+def _standing_of(record: Mapping[str, Any]) -> Standing:
+    standing = Standing(str(record.get("symbol", "")), str(record.get("data_source", "")))
+    names = ("price", "bid", "ask", "bid_size", "ask_size", "open", "high", "low", "volume", "previous_close")
+    for name in names:
+        setattr(standing, name, float(record.get(name) or 0) or None)
+    for name in _TIMES:
+        setattr(standing, name, nanoseconds_of(str(record.get(name) or "")))
+    if not standing.traded_at:
+        standing.price = None  # the middle of the quote, as it was shown
+    return standing
+
+
 _AUTODATES = (
     {"name": "created", "type": "autodate", "onCreate": True, "onUpdate": False},
     {"name": "updated", "type": "autodate", "onCreate": True, "onUpdate": True},
@@ -360,16 +381,6 @@ def _fields(fields: Mapping[str, str]) -> list[dict[str, Any]]:
     return [{"name": name, "type": kind} for name, kind in fields.items()]
 
 
-def record_id(*parts: str) -> str:
-    """Fifteen letters and digits, always the same for the same thing."""
-    number = int.from_bytes(hashlib.blake2b("\0".join(parts).encode(), digest_size=10).digest(), "big")
-    letters = []
-    for _ in range(15):
-        number, digit = divmod(number, 36)
-        letters.append(_DIGITS[digit])
-    return "".join(letters)
-
-
 def _end_of(token: str) -> float:
     """When a token ends, as it says itself; one that says nothing is taken anew within the hour."""
     try:
@@ -378,23 +389,3 @@ def _end_of(token: str) -> float:
         return float(claims["exp"])
     except (IndexError, KeyError, TypeError, ValueError, binascii.Error, msgspec.DecodeError):
         return time.time() + 3600
-
-
-def _date(ns: int) -> str:
-    if not ns:
-        return ""
-    at = datetime.fromtimestamp(ns // 1_000_000_000, UTC)
-    return f"{at:%Y-%m-%d %H:%M:%S}.{ns % 1_000_000_000 // 1_000_000:03d}Z"
-
-
-def _nanoseconds(ns: int) -> str:
-    if not ns:
-        return ""
-    return f"{datetime.fromtimestamp(ns // 1_000_000_000, UTC):%Y-%m-%dT%H:%M:%S}.{ns % 1_000_000_000:09d}Z"
-
-
-def _of_nanoseconds(text: str) -> int:
-    if not text:
-        return 0
-    seconds, _, fraction = text.rstrip("Z").partition(".")
-    return int(datetime.fromisoformat(seconds + "+00:00").timestamp()) * 1_000_000_000 + int(fraction or 0)

@@ -20,11 +20,13 @@ from market_pipelines.store.lake_columns import instant
 from market_pipelines.store.stream_bars import BAR_COLUMNS, write_stream_bars
 from market_pipelines.store.stream_cursors import read_cursor, write_cursor
 from market_pipelines.store.stream_ticks import (
+    BAND_COLUMNS,
     LATEST_COLUMNS,
     QUOTE_COLUMNS,
     TRADE_COLUMNS,
     StoredReject,
     merge_latest,
+    write_bands,
     write_quotes,
     write_rejects,
     write_trades,
@@ -42,6 +44,12 @@ _NO_PRICE = TickMark.CONDITION | TickMark.CORRECTED | TickMark.OUTLIER | TickMar
 _NO_SIDES = TickMark.CROSSED | TickMark.FUTURE
 _OLD = TickMark.FILLED
 _STORED = pl.Datetime("us", "UTC")
+_TICK_ROWS = {
+    TickKind.TRADES: (("exchange", "trade_id", "conditions"), TRADE_COLUMNS),
+    TickKind.QUOTES: (("bid_exchange", "ask_exchange", "conditions"), QUOTE_COLUMNS),
+    TickKind.BANDS: (("indicators", "tape"), BAND_COLUMNS),
+}
+"""Texts that are never missing there, and the columns."""
 
 
 class PostgresSink:
@@ -60,7 +68,7 @@ class PostgresSink:
         clock: Callable[[], datetime],
         journal: str = "",
     ) -> None:
-        """`ticks`: also into `stream_trades` and `stream_quotes`."""
+        """`ticks`: also into `stream_trades`, `stream_quotes` and `stream_bands`."""
         self._database = database
         self._stream = stream
         self._market = market
@@ -88,6 +96,8 @@ class PostgresSink:
                 rows += write_trades(connection, self._market, trades, filled=filled)
                 quotes = tick_rows(chunk, TickKind.QUOTES, self._zone)
                 rows += write_quotes(connection, self._market, quotes, filled=filled)
+                bands = tick_rows(chunk, TickKind.BANDS, self._zone)
+                rows += write_bands(connection, self._market, bands, filled=filled)
             rows += write_rejects(connection, self._stream, chunk.journal, _rejects(chunk))
             write_cursor(connection, self._stream, NAME, journal=chunk.journal, position=chunk.upto, at=self._clock())
         return rows
@@ -196,21 +206,17 @@ def minute_bars(chunk: Chunk) -> pa.Table:
 
 
 def tick_rows(chunk: Chunk, kind: TickKind, zone: ZoneInfo) -> pa.Table:
-    words = pl.col(
-        ("exchange", "trade_id", "conditions")
-        if kind is TickKind.TRADES
-        else ("bid_exchange", "ask_exchange", "conditions")
-    )
+    words, columns = _TICK_ROWS[kind]
     return (
         _frame(chunk, kind)
         .with_columns(
             pl.col("ts").dt.convert_time_zone(zone.key).dt.date().alias("session"),
             pl.col("ts").dt.epoch("ns").alias("ts_ns"),
-            words.fill_null(""),
+            pl.col(words).fill_null(""),
             pl.col("seq").fill_null(0),
         )
         .with_columns(_us("ts"), _us("received_at"))
-        .select(*(TRADE_COLUMNS if kind is TickKind.TRADES else QUOTE_COLUMNS))
+        .select(*columns)
         .to_arrow()
     )
 

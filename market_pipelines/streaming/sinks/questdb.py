@@ -9,24 +9,26 @@ applied its log, usually within milliseconds. What a power cut takes from QuestD
 
 from __future__ import annotations
 
+import os
+import socket
 import ssl
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
-from psycopg import sql
 
-from market_pipelines.market.records import TickKind
 from market_pipelines.redaction import redact
 from market_pipelines.settings import Settings
 from market_pipelines.streaming.entries import Chunk
 from market_pipelines.streaming.plan import StreamPlan
 from market_pipelines.streaming.sinks.cursor_file import CursorFile
 from market_pipelines.streaming.sinks.protocol import Cursor, SinkRefused, SinkUnavailable
+from market_pipelines.streaming.sinks.questdb_tables import TABLES, Table, prepare
 
 if TYPE_CHECKING:
     from questdb import Sender
@@ -35,93 +37,11 @@ ROWS_A_TRANSACTION = 100_000
 """About twenty megabytes."""
 SECONDS_TO_CONNECT = 5
 SECONDS_TO_ANSWER = 10
+SECONDS_TO_PREPARE = 30.0
 SLOWEST_BYTES_A_SECOND = 1_000_000
 """A transaction may take as long as its size takes at this rate, besides `SECONDS_TO_ANSWER`."""
 LOOK_EVERY = 60.0
 """Seconds between two looks whether QuestDB applies what it takes."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    name: str
-    columns: Mapping[str, str]
-    """QuestDB's types, the designated timestamp first."""
-    keys: tuple[str, ...]
-    """Besides the designated timestamp: what tells two events of one nanosecond apart."""
-    renamed: Mapping[str, str]
-    """Where a column is called otherwise in the chunk."""
-
-    @property
-    def symbols(self) -> list[str]:
-        return [name for name, kind in self.columns.items() if kind == "SYMBOL"]
-
-    @property
-    def upsert_keys(self) -> tuple[str, ...]:
-        return ("ts", *self.keys)
-
-    def statement(self, stamp: str) -> str:
-        columns = ", ".join(f"{name} {kind.replace('STAMP', stamp)}" for name, kind in self.columns.items())
-        keys = ", ".join(self.upsert_keys)
-        return (
-            f"CREATE TABLE IF NOT EXISTS {self.name} ({columns}) "
-            f"TIMESTAMP(ts) PARTITION BY DAY WAL DEDUP UPSERT KEYS({keys})"
-        )
-
-
-def _numbers(*names: str) -> dict[str, str]:
-    return dict.fromkeys(names, "DOUBLE")
-
-
-_WHERE_FROM = {"market": "SYMBOL", "feed": "SYMBOL", "marks": "INT"}
-_ARRIVED = {"received_at": "STAMP"}
-
-TABLES: Mapping[TickKind, _Table] = {
-    TickKind.QUOTES: _Table(
-        "quotes",
-        {
-            **{"ts": "STAMP", "symbol": "SYMBOL", **_ARRIVED, "seq": "LONG"},
-            **_numbers("bid", "ask", "bid_size", "ask_size"),
-            **{"bid_exchange": "SYMBOL", "ask_exchange": "SYMBOL", "conditions": "SYMBOL", **_WHERE_FROM},
-        },
-        ("symbol", "market", "feed", "seq", "bid_exchange", "ask_exchange"),
-        {},
-    ),
-    TickKind.TRADES: _Table(
-        "trades",
-        {
-            **{"ts": "STAMP", "symbol": "SYMBOL", **_ARRIVED, "seq": "LONG"},
-            **_numbers("price", "size"),
-            **{"exchange": "SYMBOL", "trade_id": "VARCHAR", "conditions": "SYMBOL", "correction": "LONG"},
-            **_WHERE_FROM,
-        },
-        ("symbol", "market", "feed", "seq", "exchange", "trade_id"),
-        {},
-    ),
-    TickKind.AGGREGATES: _Table(
-        "bars",
-        {
-            **{"ts": "STAMP", "symbol": "SYMBOL", "seconds": "LONG", **_ARRIVED},
-            **_numbers("open", "high", "low", "close", "volume", "vwap", "day_volume"),
-            **_WHERE_FROM,
-        },
-        ("symbol", "market", "feed", "seconds"),
-        {
-            **{"ts": "start", "open": "o", "high": "h", "low": "l", "close": "c"},
-            **{"volume": "v", "vwap": "vw", "day_volume": "av"},
-        },
-    ),
-    TickKind.SNAPSHOTS: _Table(
-        "snapshots",
-        {
-            **{"ts": "STAMP", "symbol": "SYMBOL", **_ARRIVED},
-            **_numbers("price", "bid", "ask", "bid_size", "ask_size"),
-            **_numbers("open", "high", "low", "previous_close", "volume"),
-            **{"currency": "SYMBOL", **_WHERE_FROM},
-        },
-        ("symbol", "market", "feed", "received_at"),
-        {},
-    ),
-}
 
 
 class QuestDbSink:
@@ -219,7 +139,7 @@ class QuestDbSink:
 
     # --- rows ------------------------------------------------------------------------------------------------
 
-    def _send(self, table: _Table, part: pa.Table) -> None:
+    def _send(self, table: Table, part: pa.Table) -> None:
         from questdb import QuestDBError  # noqa: PLC0415 (an extra, which is there by now)
 
         if self._sender is None:
@@ -249,23 +169,22 @@ class QuestDbSink:
         """Makes what is missing, and looks whether what is there is ours and QuestDB is well."""
         where = f"QuestDB ({self._host}:{self._port})"
         try:
-            with psycopg.connect(
-                host=self._host,
-                port=self._port,
-                user=self._user,
-                password=self._password,
-                dbname="qdb",
-                connect_timeout=SECONDS_TO_CONNECT,
-                autocommit=True,
-                # A silent server is noticed: QuestDB knows no statement timeout of a session.
-                tcp_user_timeout=SECONDS_TO_ANSWER * 1000,
-                **self._pg_tls(),
-            ) as connection:
+            with (
+                psycopg.connect(
+                    host=self._host,
+                    port=self._port,
+                    user=self._user,
+                    password=self._password,
+                    dbname="qdb",
+                    connect_timeout=SECONDS_TO_CONNECT,
+                    autocommit=True,
+                    tcp_user_timeout=SECONDS_TO_ANSWER * 1000,
+                    **self._pg_tls(),
+                ) as connection,
+                _hung_up_on(connection, SECONDS_TO_PREPARE),
+            ):
                 connection.prepare_threshold = None
-                for table in TABLES.values():
-                    _make(connection, table)
-                    _check(connection, table, where)
-                _check_health(connection, where)
+                prepare(connection, where)
         except psycopg.OperationalError as error:
             said = redact(" ".join(str(error).split()))
             if any(words in said for words in ("invalid username/password", "authentication failed")):
@@ -286,50 +205,23 @@ class QuestDbSink:
         return {"sslmode": "verify-full", "sslrootcert": known or "system"}
 
 
-def _make(connection: psycopg.Connection[Any], table: _Table) -> None:
-    try:
-        connection.execute(table.statement("TIMESTAMP_NS").encode())
-    except psycopg.DatabaseError as error:
-        # Before 9.1 it knew microseconds only; the sequence numbers in the keys keep ticks apart there.
-        if "unsupported column type" not in str(error):
-            raise
-        connection.execute(table.statement("TIMESTAMP").encode())
+@contextmanager
+def _hung_up_on(connection: psycopg.Connection[Any], seconds: float) -> Iterator[None]:
+    """Ends the connection of a server that has not answered by then: QuestDB knows no statement timeout, and one that
+    stands still keeps its connections."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as line:
+        timer = threading.Timer(seconds, _hang_up, (line,))
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
 
 
-def _check(connection: psycopg.Connection[Any], table: _Table, where: str) -> None:
-    found = {
-        str(name): (str(kind), bool(key))
-        for name, kind, key in connection.execute(
-            sql.SQL('SELECT "column", type, upsertKey FROM table_columns({})').format(sql.Literal(table.name))
-        ).fetchall()
-    }
-    keys = {name for name, (_, key) in found.items() if key}
-    if keys != set(table.upsert_keys):
-        raise SinkRefused(
-            f"the table {table.name} of {where} is not one of ours: its upsert keys are "
-            f"{', '.join(sorted(keys)) or 'none'}, not {', '.join(table.upsert_keys)}; rename it, or run ALTER TABLE "
-            f"{table.name} DEDUP ENABLE UPSERT KEYS({', '.join(table.upsert_keys)})"
-        )
-    wrong = [name for name, kind in table.columns.items() if not _same(found.get(name, ("", False))[0], kind)]
-    if wrong:
-        raise SinkRefused(
-            f"the table {table.name} of {where} is not one of ours: these columns are missing or of another type: "
-            f"{', '.join(wrong)}; rename it"
-        )
-
-
-def _same(found: str, wanted: str) -> bool:
-    return found in ("TIMESTAMP", "TIMESTAMP_NS") if wanted == "STAMP" else found == wanted
-
-
-def _check_health(connection: psycopg.Connection[Any], where: str) -> None:
-    ours = {table.name for table in TABLES.values()}
-    for name, suspended in connection.execute("SELECT name, suspended FROM wal_tables()").fetchall():
-        if suspended and str(name) in ours:
-            raise SinkUnavailable(
-                f"{where} has suspended its table {name} (often a full disk): it takes rows but does not show them. "
-                f"Put the cause right and run ALTER TABLE {name} RESUME WAL"
-            )
+def _hang_up(line: socket.socket) -> None:
+    with suppress(OSError):
+        line.shutdown(socket.SHUT_RDWR)
 
 
 def _parts(table: pa.Table, rows: int) -> Iterator[pa.Table]:
@@ -337,7 +229,7 @@ def _parts(table: pa.Table, rows: int) -> Iterator[pa.Table]:
         yield table.slice(start, rows)
 
 
-def _columns(part: pa.Table, table: _Table, market: str) -> pa.Table:
+def _columns(part: pa.Table, table: Table, market: str) -> pa.Table:
     """As the table of QuestDB has them: what repeats as a dictionary, no whole number missing."""
     made: dict[str, Any] = {}
     for name, kind in table.columns.items():
@@ -367,7 +259,3 @@ def _roots() -> Any:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def table_names() -> Sequence[str]:
-    return tuple(table.name for table in TABLES.values())

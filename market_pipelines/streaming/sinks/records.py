@@ -18,6 +18,7 @@ CHANNELS: Mapping[TickKind, str] = {
     TickKind.TRADES: "trades",
     TickKind.SNAPSHOTS: "quotes",
     TickKind.AGGREGATES: "bars",
+    TickKind.BANDS: "bands",
 }
 """What the channels of a kind are called before the colon and the symbol."""
 
@@ -32,6 +33,7 @@ _FIELDS: Mapping[TickKind, Mapping[str, str]] = {
         )
     },
     TickKind.AGGREGATES: {"open": "o", "high": "h", "low": "l", "close": "c", "volume": "v", "vwap": "vw"},
+    TickKind.BANDS: {name: name for name in ("limit_up", "limit_down", "indicators")},
 }
 _ISO = "%Y-%m-%dT%H:%M:%S%.9fZ"
 

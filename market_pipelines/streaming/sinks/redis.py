@@ -42,7 +42,10 @@ ROWS_A_SCRIPT = 2_000
 SECONDS_TO_CONNECT = 5.0
 SECONDS_TO_ANSWER = 10.0
 
-_KINDS = (TickKind.QUOTES, TickKind.TRADES, TickKind.SNAPSHOTS, TickKind.AGGREGATES)
+_FOR_A_PERSON = ("NOAUTH", "WRONGPASS", "WRONGTYPE", "unknown command", "The user executing the script")
+"""In errors that do not pass by themselves."""
+
+_KINDS = (TickKind.QUOTES, TickKind.TRADES, TickKind.SNAPSHOTS, TickKind.AGGREGATES, TickKind.BANDS)
 _UNFIT = int(TickMark.OUTLIER | TickMark.CONDITION | TickMark.CORRECTED | TickMark.FUTURE | TickMark.NOT_POSITIVE)
 _UNFIT_QUOTE = int(TickMark.OUTLIER | TickMark.FUTURE)
 
@@ -123,13 +126,16 @@ class RedisSink:
                 "the redis package is not installed; pip install 'market_pipelines[redis]' or leave REDIS_URL empty"
             ) from None
         self.close()
-        self._client = redis.Redis.from_url(
-            self._url,
-            socket_connect_timeout=SECONDS_TO_CONNECT,
-            socket_timeout=SECONDS_TO_ANSWER,
-            retry=Retry(NoBackoff(), 0),  # whoever owns the sink tries again
-            decode_responses=True,
-        )
+        try:
+            self._client = redis.Redis.from_url(
+                self._url,
+                socket_connect_timeout=SECONDS_TO_CONNECT,
+                socket_timeout=SECONDS_TO_ANSWER,
+                retry=Retry(NoBackoff(), 0),  # whoever owns the sink tries again
+                decode_responses=True,
+            )
+        except (ValueError, TypeError) as error:
+            raise SinkRefused(f"REDIS_URL ({self._where}) is not understood: {redact(str(error))}") from None
         self._script = self._client.register_script(_SCRIPT)
         stored = self._stored()
         if stored is None or stored.position is None:
@@ -210,11 +216,20 @@ class RedisSink:
             raise SinkRefused(
                 f"Redis ({self._where}) does not let us in: {redact(str(error))}; put it right in REDIS_URL"
             ) from None
+        except (said.MovedError, said.AskError, said.ClusterDownError, said.ClusterCrossSlotError) as error:
+            raise SinkRefused(
+                f"Redis ({self._where}) is a cluster ({redact(str(error))}), and a batch is one script over many keys, "
+                "which a cluster does not take: name a Redis by itself in REDIS_URL"
+            ) from None
         except said.ResponseError as error:
             text = redact(str(error))
-            if any(word in text for word in ("NOAUTH", "WRONGPASS", "WRONGTYPE", "CROSSSLOT", "unknown command")):
+            if any(word in text for word in _FOR_A_PERSON):
                 raise SinkRefused(f"Redis ({self._where}) does not take this: {text}") from None
             raise SinkUnavailable(f"Redis ({self._where}) cannot take this now: {text}") from None
+        except UnicodeDecodeError:
+            raise SinkRefused(
+                f"the key {self._cursor_key} of Redis ({self._where}) is no cursor; delete it to start that sink anew"
+            ) from None
         except (said.RedisError, OSError) as error:
             raise SinkUnavailable(f"Redis ({self._where}) cannot be reached: {redact(str(error))}") from None
 
@@ -279,7 +294,7 @@ class RedisSink:
         found: list[list[str]] = []
         for kind, (clock, fields) in _LATEST.items():
             frame = frame_of(chunk, kind)
-            unfit = _UNFIT_QUOTE if kind is TickKind.QUOTES else _UNFIT
+            unfit = _UNFIT_QUOTE if kind in (TickKind.QUOTES, TickKind.BANDS) else _UNFIT
             frame = frame.filter(pl.col("marks") & unfit == 0)
             if not len(frame):
                 continue
@@ -303,6 +318,7 @@ _LATEST: Mapping[TickKind, tuple[str, Sequence[str]]] = {
         "seen_at",
         ("price", "bid", "ask", "open", "high", "low", "previous_close", "volume", "currency", "feed"),
     ),
+    TickKind.BANDS: ("banded_at", ("limit_up", "limit_down", "feed")),
 }
 
 

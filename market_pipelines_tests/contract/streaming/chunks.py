@@ -66,6 +66,7 @@ def newest_ids(chunks: Iterable[Chunk], kinds: Sequence[TickKind] = tuple(TickKi
 def table(kind: TickKind, rows: Sequence[dict[str, object]]) -> pa.Table:
     """Columns that are not named are null, or empty where the house says empty."""
     empty = {"conditions": "", "exchange": "", "bid_exchange": "", "ask_exchange": "", "trade_id": "", "currency": ""}
+    empty |= {"indicators": "", "tape": ""}
     filled = {"feed": FEED, "marks": 0, "seq": 0, "correction": 0, **empty}
     schema = SCHEMAS[kind]
     columns = {name: [row.get(name, filled.get(name)) for row in rows] for name in schema.names}
@@ -99,6 +100,9 @@ def some_rows(kind: TickKind, first: int, count: int, symbols: Sequence[str] = S
             case TickKind.SNAPSHOTS:
                 row |= {"price": price, "bid": price - 0.01, "ask": price + 0.01, "open": 99.0, "high": 110.0}
                 row |= {"low": 90.0, "previous_close": 98.0, "volume": 1e6, "currency": "USD"}
+            case TickKind.BANDS:
+                row |= {"seq": number + 1, "limit_up": price * 1.05, "limit_down": price * 0.95}
+                row |= {"indicators": "21", "tape": "3"}
         rows.append(row)
     return rows
 

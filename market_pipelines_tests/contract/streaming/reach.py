@@ -39,7 +39,8 @@ def emptied_of_streams(database: Database) -> Database:
         connection.execute(
             """
             TRUNCATE market.latest_quotes, market.stream_gaps, market.stream_cursors, market.stream_rejects,
-                     market.stream_trades, market.stream_quotes, market.stream_bars, market.tick_segments
+                     market.stream_trades, market.stream_quotes, market.stream_bands, market.stream_bars,
+                     market.tick_segments
             RESTART IDENTITY
             """
         )

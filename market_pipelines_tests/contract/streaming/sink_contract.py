@@ -117,7 +117,11 @@ class SinkContract:
     def test_a_side_without_a_quote_and_sizes_without_a_number_are_stored(self, target: SinkTarget) -> None:
         given = self.chunk(0)
         tables = dict(given.tables)
-        for kind, names in ((TickKind.QUOTES, ("bid", "bid_size")), (TickKind.SNAPSHOTS, ("bid", "ask", "volume"))):
+        for kind, names in (
+            (TickKind.QUOTES, ("bid", "bid_size")),
+            (TickKind.SNAPSHOTS, ("bid", "ask", "volume")),
+            (TickKind.BANDS, ("limit_down",)),
+        ):
             for name in names if kind in tables else ():
                 place = tables[kind].schema.get_field_index(name)
                 nothing = pa.nulls(len(tables[kind]), tables[kind].schema.field(name).type)

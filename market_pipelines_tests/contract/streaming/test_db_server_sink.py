@@ -7,13 +7,15 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
+from unittest.mock import patch
 
 import pytest
+import urllib3
 
 from market_pipelines.market.records import TickKind
 from market_pipelines.streaming.sinks.cursor_file import CursorFile
 from market_pipelines.streaming.sinks.db_server import DbServerSink
-from market_pipelines.streaming.sinks.protocol import SinkRefused, SinkUnavailable
+from market_pipelines.streaming.sinks.protocol import Cursor, SinkRefused, SinkUnavailable
 from market_pipelines_tests.contract.streaming.chunks import OPENS, STEP, chunk, joined, row_id, table
 from market_pipelines_tests.contract.streaming.sink_contract import Death, SinkContract
 from market_pipelines_tests.contract.streaming.test_redis_sink import nanoseconds
@@ -152,6 +154,40 @@ def test_what_was_accepted_is_not_sent_again_after_an_error_in_the_middle(
     again = [row for request in target.server.requests for row in _rows_of(request)]
     assert not {row for part in accepted for row in part} & set(again)
     assert len(again) == len(set(again)) == 2 * 36 - sum(len(part) for part in accepted)
+
+
+def test_a_batch_that_is_given_differently_is_sent_from_its_beginning(
+    target: DbServerTarget, sink: DbServerSink
+) -> None:
+    fine: tuple[int, dict[str, object]] = (200, {"success": True})
+    target.server.answers = [fine, fine, (503, {})]
+    first = chunk(0, kinds=(TickKind.TRADES,))
+    with pytest.raises(SinkUnavailable):
+        sink.write(first)
+    target.server.requests.clear()
+    other = replace(first, tables={TickKind.TRADES: first.table(TickKind.TRADES).slice(1)})
+    sink.write(other)
+    again = [row for request in target.server.requests for row in _rows_of(request)]
+    assert len(again) == first.rows - 1
+
+
+def test_a_page_in_its_place_stores_nothing(db_server: DbServer, tmp_path: Path) -> None:
+    cursors = CursorFile(tmp_path / "cursor.json")
+    with closing(DbServerSink(db_server.address, cursors)) as sink:
+        sink.open()
+        page = b"<!doctype html><title>Sign in to the hotel's network</title>"
+        with (
+            patch.object(urllib3.PoolManager, "request", return_value=urllib3.HTTPResponse(page, status=200)),
+            pytest.raises(SinkUnavailable, match="is no db_server but a page"),
+        ):
+            sink.write(chunk(0))
+    assert cursors.read() is None
+
+
+def test_a_folder_that_is_a_file_is_something_to_wait_for(tmp_path: Path) -> None:
+    (tmp_path / "journal").write_text("somebody's")
+    with pytest.raises(SinkUnavailable, match="cannot be written"):
+        CursorFile(tmp_path / "journal" / "db_server.json").write(Cursor("j", 1))
 
 
 def test_a_command_that_it_does_not_know_is_refused(target: DbServerTarget, sink: DbServerSink) -> None:

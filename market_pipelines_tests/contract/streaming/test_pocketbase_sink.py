@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
 from datetime import date
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest.mock import patch
@@ -228,3 +231,81 @@ def test_a_new_day_begins_with_nothing_of_the_last(target: PocketBaseTarget, sin
     sink.write(given)
     stock = target.stock()
     assert (stock["session"], stock["price"], stock["high"]) == (date(2026, 3, 3).isoformat(), 100.0, 0)
+
+
+class Impostor(ThreadingHTTPServer):
+    """What may answer in PocketBase's place: to everything the same."""
+
+    status, location = 200, ""
+    body = b'{"token":"a.b.c","batch":{"enabled":true,"maxRequests":50},"items":[],"fields":[]}'
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Impostor
+
+    def _answer(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.send_response(self.server.status)
+        self.send_header("location", self.server.location)
+        self.send_header("content-length", str(len(self.server.body)))
+        self.end_headers()
+        self.wfile.write(self.server.body)
+
+    do_GET = do_POST = do_PATCH = _answer
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def impostor() -> Iterator[Impostor]:
+    with Impostor(("127.0.0.1", 0), _Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def opened(impostor: Impostor, tmp_path: Path) -> Iterator[PocketBaseSink]:
+    cursors, us = CursorFile(tmp_path / "pocketbase.json"), read_markets()["us"]
+    url = f"http://127.0.0.1:{impostor.server_port}"
+    with closing(PocketBaseSink(url, "a@b.c", "not-so-secret", cursors, stream="us-polygon", market=us)) as sink:
+        sink.open()
+        yield sink
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "said"),
+    [
+        (301, b"", SinkRefused, "sends us elsewhere (301): https://new.example/; put that into POCKETBASE_URL"),
+        (200, b"<html>Sign in to the hotel's network</html>", SinkUnavailable, "with no JSON"),
+        (200, b"null", SinkUnavailable, "does not say that it stored what was sent"),
+        (200, b"", SinkUnavailable, "does not say that it stored what was sent"),
+        (408, b"", SinkUnavailable, "cannot take this now (408)"),
+    ],
+)
+def test_an_answer_that_is_not_pocketbases_stores_nothing(
+    opened: PocketBaseSink, impostor: Impostor, status: int, body: bytes, kind: type[Exception], said: str
+) -> None:
+    impostor.status, impostor.body, impostor.location = status, body, "https://new.example/"
+    with pytest.raises(kind, match=re.escape(said)):
+        opened.write(chunk(0, rows=3))
+    assert opened._cursors.read() is None
+
+
+@pytest.mark.parametrize("body", [b"{}", b"null", b'{"token":null}', b'{"token":"a.b.c","batch":null}'])
+def test_who_is_no_pocketbase_is_told_of_on_opening(opened: PocketBaseSink, impostor: Impostor, body: bytes) -> None:
+    impostor.body = body
+    with pytest.raises(SinkUnavailable, match="does not speak as PocketBase does"):
+        opened.open()
+
+
+def test_a_record_that_somebody_changed_by_hand_is_passed_over(opened: PocketBaseSink, impostor: Impostor) -> None:
+    by_hand = b'{"symbol":"AAPL","session":"yesterday"},{"symbol":"MSFT","session":"2026-03-02","traded_at":"noon"}'
+    good = b'{"symbol":"BRK.B","session":"2026-03-02","price":500.5,"traded_at":"2026-03-02T15:00:00.000000001Z"}'
+    impostor.body = impostor.body.replace(b"[]", b"[" + by_hand + b"," + good + b"]", 1)
+    opened.open()
+    assert [(one.symbol, one.price, one.traded_at % 10) for one in opened._book.standings()] == [("BRK.B", 500.5, 1)]

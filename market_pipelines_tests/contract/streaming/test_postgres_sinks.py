@@ -78,6 +78,7 @@ def stored_ticks(database: Database) -> list[str]:
         for kind, query in (
             (TickKind.TRADES, "SELECT symbol, ts_ns FROM market.stream_trades"),
             (TickKind.QUOTES, "SELECT symbol, ts_ns FROM market.stream_quotes"),
+            (TickKind.BANDS, "SELECT symbol, ts_ns FROM market.stream_bands"),
             (TickKind.AGGREGATES, "SELECT symbol, (extract(epoch FROM ts) * 1e9)::bigint FROM market.stream_bars"),
         ):
             found += [row_id(kind, symbol, int(time)) for symbol, time in connection.execute(query).fetchall()]
@@ -85,7 +86,7 @@ def stored_ticks(database: Database) -> list[str]:
 
 
 class TestPostgresSink(SinkContract):
-    kinds = (TickKind.TRADES, TickKind.QUOTES, TickKind.AGGREGATES)
+    kinds = (TickKind.TRADES, TickKind.QUOTES, TickKind.AGGREGATES, TickKind.BANDS)
     deaths: ClassVar = {
         "before anything is staged": Death("market_pipelines.store.stream_ticks.stage_columns", True),
         "between the latest and the bars": Death("market_pipelines.streaming.sinks.postgres.merge_latest", False),

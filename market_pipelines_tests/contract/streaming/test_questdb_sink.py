@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
@@ -17,7 +20,8 @@ from market_pipelines.settings import read_settings
 from market_pipelines.streaming.plan import FeedName, StreamPlan
 from market_pipelines.streaming.sinks.cursor_file import CursorFile
 from market_pipelines.streaming.sinks.protocol import SinkRefused, SinkUnavailable
-from market_pipelines.streaming.sinks.questdb import TABLES, QuestDbSink
+from market_pipelines.streaming.sinks.questdb import QuestDbSink
+from market_pipelines.streaming.sinks.questdb_tables import TABLES
 from market_pipelines_tests.contract.streaming.chunks import OPENS, chunk, row_id, table
 from market_pipelines_tests.contract.streaming.sink_contract import Death, SinkContract, opened
 from market_pipelines_tests.servers import QuestDbServer
@@ -202,3 +206,27 @@ def test_without_the_package_it_says_what_to_install(tmp_path: Path) -> None:
         pytest.raises(SinkRefused, match=r"pip install 'market_pipelines\[questdb\]'"),
     ):
         sink.open()
+
+
+def test_a_server_that_stands_still_is_hung_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It greets as PostgreSQL does, takes the first statement, and says nothing more."""
+    monkeypatch.setattr("market_pipelines.streaming.sinks.questdb.SECONDS_TO_PREPARE", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(4096)
+                client.sendall(b"R" + struct.pack("!ii", 8, 0) + b"Z" + struct.pack("!i", 5) + b"I")
+                while client.recv(4096):
+                    pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        cursors, port = CursorFile(tmp_path / "questdb.json"), server.getsockname()[1]
+        with (
+            closing(QuestDbSink("127.0.0.1", cursors, market="us", user="u", password="p", port=port)) as sink,
+            pytest.raises(SinkUnavailable, match="cannot be reached"),
+        ):
+            sink.open()
+        thread.join()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import replace
@@ -16,7 +18,7 @@ import redis
 
 from market_pipelines.market.live import TickMark
 from market_pipelines.market.records import TickKind
-from market_pipelines.settings import read_settings
+from market_pipelines.settings import SettingsError, read_settings
 from market_pipelines.streaming.entries import Chunk
 from market_pipelines.streaming.plan import FeedName, StreamPlan
 from market_pipelines.streaming.sinks.protocol import Cursor, SinkRefused, SinkUnavailable
@@ -46,7 +48,7 @@ class RedisTarget:
         for channel, record in self.entries():
             kind, _, symbol = channel.partition(":")
             assert record["ticker"] == symbol
-            of = {"bars": TickKind.AGGREGATES, "trades": TickKind.TRADES, "quotes": TickKind.QUOTES}[kind]
+            of = TickKind.AGGREGATES if kind == "bars" else TickKind(kind)
             if "previous_close" in record:
                 of = TickKind.SNAPSHOTS
             found.append(row_id(of, symbol, nanoseconds(record["timestamp"])))
@@ -92,6 +94,26 @@ def sink(target: RedisTarget) -> Iterator[RedisSink]:
     with opened(target.sink()) as (made, _):
         assert isinstance(made, RedisSink)
         yield made
+
+
+def test_price_bands_have_a_channel_and_the_newest_is_kept(target: RedisTarget, sink: RedisSink) -> None:
+    band = {"symbol": "AAPL", "ts": OPENS, "received_at": OPENS, "seq": 7, "limit_up": 105.0, "limit_down": 95.0}
+    gone = {**band, "ts": OPENS + 1, "seq": 8, "limit_up": None, "marks": int(TickMark.ONE_SIDED)}
+    sink.write(Chunk(JOURNAL, 0, 1, {TickKind.BANDS: table(TickKind.BANDS, [{**band, "indicators": "21"}])}))
+    ((channel, record),) = target.entries()
+    assert (channel, record["limit_up"], record["limit_down"], record["indicators"]) == (
+        "bands:AAPL",
+        105.0,
+        95.0,
+        "21",
+    )
+    sink.write(Chunk(JOURNAL, 1, 2, {TickKind.BANDS: table(TickKind.BANDS, [gone])}))
+    kept = target.latest("AAPL")
+    assert ("limit_up" in kept, kept["limit_down"], kept["banded_at"]) == (
+        False,
+        "95.0",
+        "2026-03-02T14:30:00.000000001Z",
+    )
 
 
 def test_a_channel_tells_its_subscribers_the_record_of_the_contract(target: RedisTarget, sink: RedisSink) -> None:
@@ -247,3 +269,46 @@ def test_no_message_has_the_password(target: RedisTarget) -> None:
 
 def _with(given: Chunk, kind: TickKind, rows: Sequence[dict[str, Any]]) -> Chunk:
     return replace(given, tables={kind: table(kind, rows)})
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "said"),
+    [
+        (b"-MOVED 3999 127.0.0.1:6381", SinkRefused, "is a cluster"),
+        (b"-CROSSSLOT Keys in request don't hash to the same slot", SinkRefused, "is a cluster"),
+        (b"-ERR The user executing the script can't run this command or subcommand", SinkRefused, "does not take this"),
+        (b"-READONLY You can't write against a read only replica.", SinkUnavailable, "read only replica"),
+        (b"-OOM command not allowed when used memory > 'maxmemory'.", SinkUnavailable, "maxmemory"),
+        (b"$3\r\n\xff\xfe\xfd", SinkRefused, "is no cursor"),
+        (b"HTTP/1.1 400 Bad Request", SinkUnavailable, "Protocol Error"),
+    ],
+)
+def test_what_passes_by_itself_is_waited_for_and_the_rest_is_for_a_person(
+    answer: bytes, kind: type[Exception], said: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            client, _ = server.accept()
+            with client:
+                while client.recv(65_536):
+                    client.sendall(answer + b"\r\n")
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        url = f"redis://:geheimnis-9@127.0.0.1:{server.getsockname()[1]}/0"
+        with closing(RedisSink(url, "us-polygon")) as sink, pytest.raises(kind, match=said) as told:
+            sink.open()
+        thread.join()
+    assert "geheimnis-9" not in str(told.value)
+
+
+def test_an_option_in_the_address_that_nobody_understands_is_refused() -> None:
+    with pytest.raises(SinkRefused, match=r"REDIS_URL \(127.0.0.1:1/0\) is not understood"):
+        RedisSink("redis://127.0.0.1:1/0?socket_timeout=soon", "us-polygon").open()
+
+
+@pytest.mark.parametrize("port", ["99999", "abc", "0"])
+def test_an_address_with_a_port_that_is_none_is_refused_when_settings_are_read(port: str) -> None:
+    with pytest.raises(SettingsError, match="REDIS_URL"):
+        read_settings(redis_url=f"redis://127.0.0.1:{port}/0")

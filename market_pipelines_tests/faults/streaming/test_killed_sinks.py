@@ -19,6 +19,7 @@ from market_pipelines_tests.contract.streaming.chunks import chunk, ids, ids_of
 from market_pipelines_tests.contract.streaming.test_postgres_sinks import stored_ticks
 from market_pipelines_tests.faults.streaming import dying_sinks
 
+KEPT_IN_POSTGRES = (TickKind.TRADES, TickKind.QUOTES, TickKind.AGGREGATES, TickKind.BANDS)
 KILLS = int(os.environ.get("KILLS", "20"))
 ROOT = Path(__file__).resolve().parents[3]
 CHUNKS = 400
@@ -55,4 +56,4 @@ def test_whenever_it_is_killed_nothing_is_lost_and_nothing_is_doubled(fresh_data
     assert sorted(stored) == ids(given)
     assert merged is not None
     assert merged[0] > 0, "segments were merged meanwhile"
-    assert sorted(stored_ticks(fresh_database)) == ids(given, (TickKind.TRADES, TickKind.QUOTES, TickKind.AGGREGATES))
+    assert sorted(stored_ticks(fresh_database)) == ids(given, KEPT_IN_POSTGRES)

@@ -156,6 +156,16 @@ def test_a_gap_of_another_sink_or_channel_touches_no_bar(house: House, gap: dict
     assert incomplete(house) == []
 
 
+def test_a_gap_of_another_stream_touches_no_bar(house: House) -> None:
+    """Options and shares of one market are streamed side by side, each by a service of its own."""
+    stream_session(house, SYMBOLS, DAY)
+    other = NoticedGap("o", "us-polygon-options", "us", FEED, "disconnected", NOON, ("trades",))
+    with house.platform.database.connection() as connection:
+        record_closed(connection, other, NOON + timedelta(minutes=5), house.clock())
+    built = build_bars(house.platform, house.platform.market("us"), DAY)
+    assert (built.incomplete, built.coverage.unfilled_gaps) == (0, 0)
+
+
 def test_a_stream_that_began_at_noon_has_no_whole_minute_before_it(house: House) -> None:
     table = true_trades(house, "IBM", DAY)
     heard = table["received_at"].to_numpy() > np.datetime64("2025-06-12T16:00:20")
@@ -236,6 +246,22 @@ def test_a_market_without_trades_has_bars_of_what_was_seen(house: House) -> None
     assert built.bars["vwap"].isna().all()
 
 
+def test_trades_that_were_pulled_do_not_stand_in_for_a_day_that_was_seen(house: House) -> None:
+    house.clock.set(NIGHT)
+    us = house.platform.market("us")
+    moments = [NOON - timedelta(hours=2) + timedelta(minutes=place) for place in range(60)]
+    looks = [{"symbol": "IBM", "ts": at, "received_at": at, "price": 280.0 + n} for n, at in enumerate(moments)]
+    told = [{**look, "feed": "simulated-yahoo", "currency": "USD", "marks": 0} for look in looks]
+    table = pa.Table.from_pylist(told, schema=SCHEMAS[TickKind.SNAPSHOTS])
+    stream_into_lake(house, table, DAY, kind=TickKind.SNAPSHOTS)
+    seen = build_bars(house.platform, us, DAY).bars
+    polygon = house.platform.providers["polygon"]
+    ends = NOON + timedelta(minutes=5)
+    pull_ticks(house.platform, us, instruments_of(us, ["IBM"]), TickKind.TRADES, NOON, ends, providers=[polygon])
+    built = build_bars(house.platform, us, DAY)
+    assert (built.source, len(built.bars)) == ("snapshots", len(seen))
+
+
 def test_a_session_that_nobody_streamed_says_so(house: House) -> None:
     with pytest.raises(NoTicks, match="was not streamed"):
         build_bars(house.platform, house.platform.market("us"), DAY)
@@ -257,6 +283,15 @@ def test_a_session_waits_until_it_is_built_and_again_when_a_gap_was_filled_later
     assert unbuilt_sessions(house.platform, us, NIGHT) == ()
     filled(house, NIGHT + timedelta(hours=1))
     assert [one.session for one in unbuilt_sessions(house.platform, us, NIGHT)] == [DAY]
+
+
+def test_a_session_of_which_one_symbol_was_built_by_hand_still_waits(house: House) -> None:
+    us = house.platform.market("us")
+    stream_session(house, ["AAPL", "IBM", "KO"], DAY)
+    build_bars(house.platform, us, DAY, ["IBM"])
+    assert [one.session for one in unbuilt_sessions(house.platform, us, NIGHT)] == [DAY]
+    build_bars(house.platform, us, DAY)
+    assert unbuilt_sessions(house.platform, us, NIGHT) == ()
 
 
 def test_the_schedule_asks_once_for_what_was_streamed(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,8 +330,12 @@ def test_a_run_shows_rows_checks_and_what_differs(
         assert metadata["rows"].value == len(stored(house))
         assert metadata["rows_by_source"].value == f"trades {len(stored(house))}"
         assert "svg" in str(metadata["volume_by_minute"].value)
-        checks = {one.check_name: one for one in result.get_asset_check_evaluations()}
-        assert checks.keys() == {"agrees_with_provider_minutes", "covers_the_session"}
+        checks = {(one.asset_key.path[-1], one.check_name): one for one in result.get_asset_check_evaluations()}
+        assert {name for asset, name in checks if asset == "bars_from_ticks"} == {
+            "agrees_with_provider_minutes",
+            "covers_the_session",
+        }
+        assert {asset for asset, _ in checks} == {"bars_from_ticks", "realtime_quotes", "realtime_trades"}
         assert all(one.passed for one in checks.values())
         empty = job.execute_in_process(instance=instance, partition_key="2025-06-11", raise_on_error=False)
         assert not empty.success

@@ -14,6 +14,7 @@ import pytest
 from pydantic import SecretStr
 
 from market_pipelines.market.records import Quote, Right
+from market_pipelines.market.sessions import trading_calendar
 from market_pipelines.pipeline.platform import Platform, wall_clock
 from market_pipelines.providers.polygon.options import parse_option_ticker
 from market_pipelines.providers.protocol import Answer, Capability, QuoteQuery, abilities_of
@@ -21,7 +22,9 @@ from market_pipelines.streaming.care import Care
 from market_pipelines.streaming.entries import Format, GapCause, SavedAnswer, answer_of
 from market_pipelines.streaming.feeds.build import build_feed, polygon_address, yahoo_address
 from market_pipelines.streaming.feeds.massive import Contracts, file_limit_advice
+from market_pipelines.streaming.feeds.polled import PolledFeed
 from market_pipelines.streaming.feeds.protocol import Feed, FeedFailed
+from market_pipelines.streaming.opening import OpeningHours
 from market_pipelines.streaming.plan import AssetClass, Channel, FeedName, StreamPlan
 from market_pipelines.streaming.symbols import instruments_for
 from market_pipelines_tests.faults.house import THURSDAY_EVENING, House
@@ -223,6 +226,32 @@ def test_more_symbols_than_an_answer_holds_are_asked_for_in_batches(house: House
         feed.follow(listed[:3])
         assert [one.symbols for one in feed.connections()] == [3]
         assert feed.subscribed("stooq-1") == listed[:3]
+
+
+def test_symbols_that_were_given_up_while_they_were_asked_about_are_not_lost(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asks about them any more, so nobody would ever say that they are back."""
+    monkeypatch.setattr("market_pipelines.streaming.feeds.polled.BATCH", 1)
+    witness = Witness()
+    plan = replace(STOOQ, symbols=("PKO", "CDR"))
+    feed = PolledFeed(
+        house.platform,
+        house.platform.market("pl"),
+        plan,
+        (house.platform.providers["stooq"],),
+        OpeningHours(lambda now: trading_calendar("XWAR", now), market_hours=False),
+    )
+
+    def refused(_batch: object) -> str:
+        feed.follow(["PKO"])
+        return "no answer"
+
+    monkeypatch.setattr(feed, "_round", refused)
+    feed._listener = witness
+    for batch in feed._due():
+        feed._ask(batch)
+    assert [origin for origin, *_ in witness.losses] == ["stooq-1"]
 
 
 def test_a_chain_is_asked_until_somebody_quotes(house: House) -> None:

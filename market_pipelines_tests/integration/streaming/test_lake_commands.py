@@ -68,6 +68,12 @@ def test_spans_of_time_are_told_in_words(desk: Desk) -> None:
     assert desk.run("lake", "sql", query, "--json").json == [{"span": "0:00:00.035000", "months": "2 months, 0:00:00"}]
 
 
+def test_columns_of_one_name_are_told_apart(desk: Desk) -> None:
+    query = "SELECT 1 AS a, 2 AS a_1, 3 AS a, INTERVAL '1 day' AS b, INTERVAL '2 day' AS b"
+    told = {"a": 1, "a_1": 2, "a_2": 3, "b": "1 day, 0:00:00", "b_1": "2 days, 0:00:00"}
+    assert desk.run("lake", "sql", query, "--json").json == [told]
+
+
 def test_sql_that_is_wrong_is_explained(desk: Desk) -> None:
     told = desk.run("lake", "sql", "SELECT bid FROM trades")
     assert told.code == 1
@@ -93,7 +99,7 @@ def test_views_for_a_duckdb_of_ones_own(desk: Desk, tmp_path: Path) -> None:
 def test_status_and_merging(desk: Desk) -> None:
     before = desk.run("lake", "status", "--json").json
     assert {(one["kind"], one["feed"], one["session"], one["rows"]) for one in before["shelves"]} == {
-        (kind, FEED, MONDAY, 36) for kind in ("trades", "quotes", "aggregates", "snapshots")
+        (kind, FEED, MONDAY, 36) for kind in ("trades", "quotes", "aggregates", "snapshots", "bands")
     }
     assert desk.run("lake", "compact", "--kind", "quotes", "--json").json["segments_before"] == 3
     told = desk.run("lake", "status", "--market", "us")
@@ -102,7 +108,7 @@ def test_status_and_merging(desk: Desk) -> None:
     assert desk.run("lake", "status", "--market", "mars").code == 2
 
 
-@pytest.mark.parametrize("kind", ["trades", "quotes", "aggregates", "snapshots"])
+@pytest.mark.parametrize("kind", ["trades", "quotes", "aggregates", "snapshots", "bands"])
 def test_every_kind_of_tick_is_shown(kind: str, desk: Desk) -> None:
     told = desk.run("ticks", "AAPL", "--kind", kind, "--from", MONDAY, "--to", MONDAY, "--json")
     assert (told.code, {line["symbol"] for line in told.json}, len(told.json)) == (0, {"AAPL"}, 12)
@@ -160,7 +166,7 @@ def test_without_days_it_is_the_one_that_is_being_streamed(market: str, day: int
     ("asked", "said"),
     [
         ({"symbols": []}, "no symbol"),
-        ({"kind": "candles"}, "accepted: trades, quotes, aggregates, snapshots"),
+        ({"kind": "candles"}, "accepted: trades, quotes, aggregates, snapshots, bands"),
         ({"market": "mars"}, "there are pl, us"),
         ({"start": "2026-03-02T09:30"}, "has no time zone"),
         ({"start": "yesterday"}, "neither a day nor an instant"),

@@ -18,9 +18,11 @@ from dagster._core.workspace.context import BaseWorkspaceRequestContext, Workspa
 from dagster._core.workspace.load_target import ModuleTarget
 
 from market_pipelines.definitions import defs
+from market_pipelines.orchestration import realtime
+from market_pipelines.pipeline.stream_watch import Watched, watch
 from market_pipelines.settings import Settings, read_settings
 from market_pipelines.simulator.server import Simulator
-from market_pipelines.store.database import Database
+from market_pipelines.store.database import Database, DatabaseUnavailable
 from market_pipelines.store.streams import Claim, Report, StreamRow, StreamState, acquire, renew, stream_row
 from market_pipelines.streaming.entries import Format, MarkKind, mark_of
 from market_pipelines.streaming.journal import JournalReader
@@ -162,9 +164,18 @@ def _status(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRunStatus | 
     return None if run is None else run.status
 
 
-def test_a_run_ends_by_itself_when_its_time_is_over(
-    home: Path, fresh_database: Database, job: dg.JobDefinition
+def test_a_run_ends_by_itself_when_its_time_is_over_though_the_database_was_away_for_a_moment(
+    home: Path, fresh_database: Database, job: dg.JobDefinition, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    looks: list[int] = []
+
+    def away_at_first(*asked: Any) -> Watched:
+        looks.append(1)
+        if len(looks) == 1:
+            raise DatabaseUnavailable("no connection")
+        return watch(*asked)
+
+    monkeypatch.setattr(realtime, "watch", away_at_first)
     until = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
     with dg.instance_for_test() as instance:
         result = job.execute_in_process(instance=instance, run_config=config(until=until))
@@ -177,6 +188,7 @@ def test_a_run_ends_by_itself_when_its_time_is_over(
     assert ended is not None
     assert ended.state is StreamState.STOPPED
     assert "its time was over" in ended.detail
+    assert len(looks) > 1
     assert marks(home)[-1] is MarkKind.STOPPED
 
 

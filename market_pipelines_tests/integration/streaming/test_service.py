@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 import requests
+from structlog.testing import capture_logs
 
 from market_pipelines.pipeline.incidents import open_incidents
 from market_pipelines.settings import SettingsError
@@ -20,6 +22,7 @@ from market_pipelines.store.streams import StreamState, Wish, ask
 from market_pipelines.streaming.feeds.protocol import FeedFailed
 from market_pipelines.streaming.fill import GapFiller
 from market_pipelines.streaming.lease import LeaseLost, StreamHeld
+from market_pipelines.streaming.memory import FreedMemory
 from market_pipelines.streaming.metrics import served_metrics
 from market_pipelines.streaming.plan import Channel, FeedName, StreamPlan
 from market_pipelines.streaming.plans import Selection
@@ -107,6 +110,14 @@ def test_it_ends_by_itself_when_its_time_is_over(desk: Desk) -> None:
     assert desk.row().detail.startswith("its time was over")
 
 
+def test_what_it_has_freed_is_given_back_while_it_streams(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr("market_pipelines.streaming.service.FreedMemory", partial(FreedMemory, 0.0))
+    monkeypatch.setattr("market_pipelines.streaming.memory.give_back", lambda: given.append(time.monotonic()))
+    with desk.streaming():
+        until(lambda: bool(given), "memory is given back")
+
+
 def test_symbols_are_read_again_without_a_reconnect(desk: Desk, tmp_path: Path) -> None:
     listed = tmp_path / "symbols.yaml"
     listed.write_text("[AAPL, MSFT]\n")
@@ -123,6 +134,24 @@ def test_symbols_are_read_again_without_a_reconnect(desk: Desk, tmp_path: Path) 
         until(lambda: desk.row().symbols == 3 and not running.service.reload_asked, "it goes on with what it had")
         assert len(desk.simulator.streams) == before
     assert desk.gaps() == []
+
+
+@pytest.mark.parametrize(("symbols", "markets"), [("['^SPX']", True), ("[KO]", False)])
+def test_a_reload_that_leaves_nothing_to_stream_changes_nothing(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, symbols: str, markets: bool
+) -> None:
+    """Of symbols that the provider does not stream, and of a market whose file has gone."""
+    listed = tmp_path / "symbols.yaml"
+    listed.write_text(symbols)
+    with desk.streaming(selection=Selection("us", symbols_list=listed)) as running:
+        if not markets:
+            monkeypatch.setattr("market_pipelines.streaming.plans.read_markets", dict)
+        with capture_logs() as logs:
+            running.service.reload_asked = True
+            until(lambda: any("stay as they were" in str(one) for one in logs) or running.ended(), "it is told")
+        stored = len(desk.stored())
+        until(lambda: len(desk.stored()) > stored or running.ended(), "it goes on")
+        assert desk.row().symbols == len(SYMBOLS)
 
 
 def test_a_refused_key_ends_it_with_an_incident_that_the_next_good_start_closes(desk: Desk) -> None:

@@ -12,14 +12,16 @@ from market_pipelines.pipeline.retention import Account, apply_retention
 from market_pipelines.pipeline.ticks import lake_of
 from market_pipelines.store.lake import Streamed, list_segments
 from market_pipelines.store.lake_columns import encoded
+from market_pipelines.store.stream_gaps import GapStatus, NoticedGap, gap_of, record_closed, settle
 from market_pipelines_tests.contract.streaming.chunks import some_rows, table
 from market_pipelines_tests.faults.house import House
 
 OLD = date(2020, 3, 2)
 
 
-def accounts(house: House) -> dict[str, Account]:
-    settings = house.platform.settings.model_copy(update={"retention_ticks_days": 30, "retention_quarantine_days": 30})
+def accounts(house: House, **more: int) -> dict[str, Account]:
+    kept = {"retention_ticks_days": 30, "retention_quarantine_days": 30, **more}
+    settings = house.platform.settings.model_copy(update=kept)
     done = apply_retention(replace(house.platform, settings=settings))
     return {one.name: one for one in done.accounts}
 
@@ -61,7 +63,7 @@ def test_old_segments_of_every_kind_go_once_bars_were_built_from_the_session(hou
     assert (told.deleted, told.kept) == (len(SCHEMAS), 1)
     assert told.why_kept
     assert pulled.exists()
-    assert len([*paths, contract]) == 5
+    assert len([*paths, contract]) == 6
 
 
 def test_rows_in_the_database_go_by_their_own_covers(house: House) -> None:
@@ -96,3 +98,42 @@ def test_rows_in_the_database_go_by_their_own_covers(house: House) -> None:
     assert (told["stream_trades"].deleted, told["stream_trades"].kept) == (1, 1)
     assert (told["stream_bars"].deleted, told["stream_bars"].kept) == (1, 1)
     assert (told["stream_rejects"].deleted, told["stream_rejects"].kept) == (1, 0)
+
+
+def test_gaps_go_when_they_are_settled_and_nothing_needs_them(house: House) -> None:
+    """By their own age, 90 days where nobody says otherwise."""
+    now, old = house.clock(), datetime(2020, 3, 2, 15, 0, tzinfo=UTC)
+    kept = {"retention_ticks_days": 0}
+    a_segment(house, TickKind.TRADES, "AAPL")
+    for key, begins, sink, status in (
+        ("old and filled", old, None, GapStatus.FILLED),
+        ("old and lost", old, None, GapStatus.UNFILLABLE),
+        ("old, and only redis lacks it", old, "redis", GapStatus.UNFILLABLE),
+        ("old and open", old, None, GapStatus.OPEN),
+        ("old, and of another day than any tick", old - timedelta(days=30), None, GapStatus.PARTIAL),
+        ("new and filled", now - timedelta(days=89), None, GapStatus.FILLED),
+    ):
+        a_gap(house, key, begins, sink, status)
+    dry = apply_retention(house.platform, dry_run=True)
+    assert next((one.old, one.deleted) for one in dry.accounts if one.name == "stream_gaps") == (5, 3)
+    told = accounts(house, **kept)["stream_gaps"]
+    assert (told.keeps, told.total, told.old, told.deleted, told.kept) == ("90 days", 6, 5, 3, 2)
+    assert "not filled" in told.why_kept
+    assert {row[0] for row in house.rows("SELECT gap_key FROM market.stream_gaps")} == {
+        "old and lost", "old and open", "new and filled",
+    }  # fmt: skip
+    with house.platform.database.connection() as connection:
+        connection.execute("DELETE FROM market.tick_segments")
+    assert accounts(house, **kept)["stream_gaps"].deleted == 1, "no bar can be built of that time any more"
+    assert accounts(house, retention_stream_gaps_days=0)["stream_gaps"].keeps == "for ever"
+
+
+def a_gap(house: House, key: str, begins: datetime, sink: str | None, status: GapStatus) -> None:
+    ends = begins + timedelta(minutes=1)
+    noticed = NoticedGap(key, "us-polygon", "us", "polygon", "disconnected", begins, ("trades",), sink=sink)
+    with house.platform.database.connection() as connection:
+        record_closed(connection, noticed, ends, ends)
+        row = gap_of(connection, key)
+        assert row is not None
+        if status is not GapStatus.OPEN:
+            settle(connection, row.gap_id, status, "", 0, None, ends)

@@ -150,10 +150,12 @@ def test_the_stream_is_external_lineage_with_a_job_a_sensor_and_checks(repositor
         assert graph.get(trades).is_external
         assert graph.get(quotes).parent_keys == graph.get(trades).parent_keys == {instruments}
         assert (trades if market == "us" else quotes) in graph.get(bars).parent_keys
+        of_sessions = {"crossed_quotes", "quote_outliers", "stream_gap", "latency"}
         assert {one.name for one in graph.asset_check_keys if one.asset_key == quotes} == {
             "not_silent",
             "lag",
             "gaps_filled",
+            *of_sessions,
         }
         job = repository.get_job(f"{market}_realtime")
         assert job.tags["dagster/max_runtime"] == "0"

@@ -13,6 +13,9 @@ TABLES = {
     "stock_prices_intraday": "intraday",
     "corporate_actions": "actions",
     "instruments": "instruments",
+    "realtime_quotes": "live quotes",
+    "realtime_trades": "live trades",
+    "option_contracts": "options",
 }
 
 

@@ -412,6 +412,12 @@ def tables(draw: st.DrawFn) -> pd.DataFrame:
     return pd.concat([bars([100.0] * good), table], ignore_index=True)
 
 
+def test_a_price_too_small_for_a_number_is_no_unit_of_the_others() -> None:
+    table = bars([100, 100, 10_000, 5e-324, 100], until=DAYS[-3])
+    found = verdict(table, actions=[split(DAYS[-2], 4)])
+    assert found.counts["unit_error"] == 1
+
+
 @unhurried
 @given(tables(), st.booleans())
 def test_every_row_is_kept_refused_or_a_dropped_repetition(table: pd.DataFrame, known: bool) -> None:

@@ -14,7 +14,7 @@ from market_pipelines.market.live import TickMark
 from market_pipelines.market.quality.neighbours import NEAR, Neighbours
 from market_pipelines.market.quality.ticks import NO_PRICE, TickLimits, TickRules
 from market_pipelines.market.records import TickKind
-from market_pipelines_tests.unit.streaming.ticks_made import NOON, SECOND, bars, quotes, snapshots, trades
+from market_pipelines_tests.unit.streaming.ticks_made import NOON, SECOND, bands, bars, quotes, snapshots, trades
 
 RECORDED = Path(__file__).resolve().parents[3] / ".." / "shared" / "reference" / "recorded" / "massive"
 NONE = TickMark.NONE
@@ -180,6 +180,19 @@ def test_snapshots() -> None:
     )  # fmt: skip
     assert marks[TickKind.SNAPSHOTS] == [
         NONE, TickMark.CROSSED, TickMark.ONE_SIDED, TickMark.NOT_POSITIVE, TickMark.FUTURE,
+    ]  # fmt: skip
+
+
+def test_price_bands() -> None:
+    marks = Judged()(
+        bands=bands(
+            {}, {"limit_up": 9.0}, {"limit_down": None}, {"limit_up": None, "limit_down": None},
+            {"received_at": NOON + 3 * SECOND}, {"received_at": NOON - 61 * SECOND},
+        )
+    )  # fmt: skip
+    assert marks[TickKind.BANDS] == [
+        NONE, TickMark.CROSSED, TickMark.ONE_SIDED, TickMark.ONE_SIDED | TickMark.NOT_POSITIVE, TickMark.LATE,
+        TickMark.FUTURE,
     ]  # fmt: skip
 
 

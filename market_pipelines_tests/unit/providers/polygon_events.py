@@ -42,6 +42,12 @@ def minute(**more: Any) -> Event:
     } | more  # fmt: skip
 
 
+def band(**more: Any) -> Event:
+    return {
+        "ev": "LULD", "T": "MSFT", "h": 218.96, "l": 198.11, "i": [21], "z": 3, "t": NOW_MS, "q": 290317,
+    } | more  # fmt: skip
+
+
 def without(event: Event, *names: str) -> Event:
     return {name: value for name, value in event.items() if name not in names}
 

@@ -15,6 +15,7 @@ from market_pipelines_tests.unit.providers.polygon_events import (
     NOW_MS,
     STATUS,
     Event,
+    band,
     everything,
     frame,
     minute,
@@ -70,11 +71,31 @@ def test_an_aggregate_that_does_not_say_when_it_ends() -> None:
     assert row["end"] - row["start"] == 1_000_000_000, "indices repeat the beginning"
 
 
+def test_price_bands() -> None:
+    assert one(band(), TickKind.BANDS) == {
+        "symbol": "MSFT", "ts": NOW, "received_at": NOW, "seq": 290317, "limit_up": 218.96, "limit_down": 198.11,
+        "indicators": "21", "tape": "3", "feed": "polygon", "marks": 0,
+    }  # fmt: skip
+    row = one(without(band(h=0), "i", "z", "q"), TickKind.BANDS)
+    assert (row["limit_up"], row["limit_down"], row["indicators"], row["tape"], row["seq"]) == (None, 198.11, "", "", 0)
+    found = read(frame(band(T="BRK/B"), band(T=None), band(T=["X"]), band(t=0)), symbols={"BRK/B": "BRK.B"})
+    assert [row["symbol"] for row in rows(found, TickKind.BANDS)] == ["BRK.B"]
+    assert places(found) == [(101, 1), (101, 2), (101, 3)]
+
+
+@pytest.mark.parametrize("unit", [1, 1_000, 1_000_000])
+def test_the_unit_of_a_price_bands_time_is_told_by_its_size(unit: int) -> None:
+    """Documented as milliseconds, shown as microseconds, seen as nanoseconds."""
+    stamp = NOW // unit
+    both = read(frame(band(t=stamp)), json.dumps([band(t=str(stamp))], indent=1).encode())
+    assert [row["ts"] for row in rows(both, TickKind.BANDS)] == [NOW, NOW]
+
+
 def test_tables_have_the_shared_columns() -> None:
-    found = read(frame(trade(), quote(), minute()), frame(quote(c=[1]), trade(p="1.5"), minute(v="7")))
+    found = read(frame(trade(), quote(), minute(), band()), frame(quote(c=[1]), trade(p="1.5"), minute(v="7")))
     assert found.unread == ()
     assert {kind: table.schema for kind, table in found.tables.items()} == {
-        kind: SCHEMAS[kind] for kind in (TickKind.QUOTES, TickKind.TRADES, TickKind.AGGREGATES)
+        kind: SCHEMAS[kind] for kind in (TickKind.QUOTES, TickKind.TRADES, TickKind.AGGREGATES, TickKind.BANDS)
     }
 
 
@@ -159,10 +180,10 @@ def test_options_are_events_like_others() -> None:
 
 
 def test_statuses_and_kinds_that_are_not_kept_are_counted() -> None:
-    luld = {"ev": "LULD", "T": "MSFT", "h": 218.96, "l": 198.11, "i": [21], "z": 3, "t": 1601316752683746, "q": 290317}
-    others = [{"ev": name, "T": "X", "t": NOW} for name in ("NOI", "FMV", "V", "TT", "QQ", "AMX", "Ä", "")]
-    found = read(frame(STATUS), frame(STATUS, trade(), luld), frame(*others), frame(STATUS, STATUS))
-    assert found.passed_over == 5 + len(others)
+    names = ("NOI", "FMV", "V", "TT", "QQ", "AMX", "L", "LULDS", "LUL", "LXYZ", "Ä", "")
+    others = [{"ev": name, "T": "X", "t": NOW} for name in names]
+    found = read(frame(STATUS), frame(STATUS, trade()), frame(*others), frame(STATUS, STATUS))
+    assert found.passed_over == 4 + len(others)
     assert len(rows(found, TickKind.TRADES)) == 1
     assert found.unread == ()
 
@@ -183,7 +204,7 @@ def test_unknown_fields_are_nothing_to_stumble_over() -> None:
     ],
 )
 def test_any_way_to_write_the_same_json_is_the_same(spelled: Any) -> None:
-    events = [trade(), quote(), minute(), STATUS, trade(sym="Ünder"), quote(sym="A},{B"), trade(sym='Q"\\')]
+    events = [trade(), quote(), minute(), band(), STATUS, trade(sym="Ünder"), quote(sym="A},{B"), trade(sym='Q"\\')]
     plain, other = read(frame(*events)), read(spelled(events).encode())
     assert everything(other) == everything(plain)
     assert (other.passed_over, other.unread) == (plain.passed_over, ()) == (1, ())
@@ -307,7 +328,7 @@ def test_the_recorded_frames() -> None:
 
 def test_the_examples_of_the_specification() -> None:
     examples: dict[str, Event] = json.loads(recorded("ws_spec_examples.json").read_bytes())
-    kept = [event for event in examples.values() if event["ev"] in ("T", "Q", "A", "AM")]
+    kept = [event for event in examples.values() if event["ev"] in ("T", "Q", "A", "AM", "LULD")]
     for body in (frame(*examples.values()), json.dumps([*examples.values()], indent=1).encode()):
         found = read(body)
         assert found.unread == ()

@@ -13,6 +13,7 @@ from market_pipelines_tests.unit.providers.polygon_events import (
     NOW_MS,
     STATUS,
     Event,
+    band,
     everything,
     frame,
     minute,
@@ -57,8 +58,11 @@ BARS = chosen(
     {"ev": st.sampled_from(["A", "AM"]), "sym": SYMBOLS | WORDS, "o": PRICES, "v": PRICES, "dv": DECIMALS,
      "dav": DECIMALS, "s": STAMPS, "e": STAMPS}
 ).map(lambda more: minute(**more))  # fmt: skip
-OTHERS = st.sampled_from([STATUS, {"ev": "LULD", "T": "MSFT", "t": NOW_MS}, {"ev": "FMV", "fmv": 1.5, "sym": "X"}])
-EVENTS = TRADES | QUOTES | BARS | OTHERS
+BANDS = chosen(
+    {"T": SYMBOLS | WORDS, "h": PRICES, "l": PRICES, "i": st.lists(IDS, max_size=3), "z": IDS, "q": COUNTS, "t": STAMPS}
+).map(lambda more: band(**more))
+OTHERS = st.sampled_from([STATUS, {"ev": "NOI", "T": "MSFT", "t": NOW_MS}, {"ev": "FMV", "fmv": 1.5, "sym": "X"}])
+EVENTS = TRADES | QUOTES | BARS | BANDS | OTHERS
 FRAMES = st.lists(st.lists(EVENTS, max_size=4), max_size=5)
 
 

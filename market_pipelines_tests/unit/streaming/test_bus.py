@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any
 
@@ -194,3 +194,62 @@ def test_closing_ends_every_thread(bus: EventBus) -> None:
     bus.publish("gap", 1)
     assert bus.wait_idle(SECONDS)
     assert heard == [1], "it can be used again"
+
+
+def test_a_loop_that_is_held_up_collects_no_call_for_each_event(bus: EventBus) -> None:
+    held, going = threading.Event(), threading.Event()
+
+    async def handler(_event: int) -> None:
+        held.set()
+        going.wait(SECONDS)
+
+    bus.subscribe("gap", handler)
+    bus.publish("gap", 0)
+    assert held.wait(SECONDS)
+    for number in range(500):
+        bus.publish("gap", number)
+    waiting = len(bus._loop()._loop._ready)  # type: ignore[attr-defined]
+    going.set()
+    assert waiting <= 1
+    assert bus.wait_idle(SECONDS)
+
+
+@pytest.mark.parametrize("trouble", [asyncio.CancelledError, SystemExit, ValueError])
+@pytest.mark.parametrize("awaited", [True, False])
+def test_whatever_a_listener_raises_it_hears_the_next_event_and_so_does_everybody(
+    bus: EventBus, trouble: type[BaseException], awaited: bool
+) -> None:
+    heard: list[int] = []
+    others: list[int] = []
+
+    async def coroutine(event: int) -> None:
+        heard.append(event)
+        raise trouble
+
+    def function(event: int) -> Coroutine[Any, Any, None]:
+        return coroutine(event)
+
+    async def other(event: int) -> None:
+        others.append(event)
+
+    listener = bus.subscribe("gap", coroutine if awaited else function)
+    bus.subscribe("alert", other)
+    for number in range(3):
+        bus.publish("gap", number)
+        assert bus.wait_idle(SECONDS)
+        bus.publish("alert", number)
+    assert bus.wait_idle(SECONDS)
+    assert (heard, others, listener.failed) == ([0, 1, 2], [0, 1, 2], 3)
+
+
+def test_a_listener_that_fails_at_every_event_is_logged_once(bus: EventBus) -> None:
+    def handler(_event: int) -> None:
+        raise ValueError("every time")
+
+    with capture_logs() as logs:
+        listener = bus.subscribe("gap", handler)
+        for number in range(20):
+            bus.publish("gap", number)
+        assert bus.wait_idle(SECONDS)
+    assert listener.failed == 20
+    assert [one["event"] for one in logs] == ["a listener failed"]

@@ -50,6 +50,12 @@ def stands(made: DayBook, symbol: str = "AAPL") -> dict[str, Any]:
     return asdict(made.update(symbol, MarketPhase.OPEN))
 
 
+def test_price_bands_make_no_price() -> None:
+    made = book()
+    assert made.take(chunk(0, kinds=(TickKind.BANDS,))) == []
+    assert (made.day, len(made)) == (None, 0)
+
+
 def test_the_order_of_chunks_and_their_repetition_make_no_difference() -> None:
     chunks = [
         of(TickKind.TRADES, trade(3, 100.0), trade(1, 104.0)),
@@ -118,6 +124,23 @@ def test_trading_before_the_open_makes_a_price_but_no_range() -> None:
     assert (stands(made)["price"], stands(made)["open"], stands(made)["high"]) == (90.0, None, None)
     made.take(of(TickKind.TRADES, trade(MINUTE, 100.0)))
     assert (stands(made)["open"], stands(made)["low"]) == (100.0, 100.0)
+
+
+def test_the_range_ends_with_the_close() -> None:
+    """A trade of that very moment is the auction's; the bar that begins there is of what comes after."""
+    closes = 390 * MINUTE
+    made = book()
+    made.take(of(TickKind.AGGREGATES, bar(closes - MINUTE, (10.0, 11.0, 9.0, 10.0), 1.0)))
+    made.take(of(TickKind.AGGREGATES, bar(closes, (50.0, 99.0, 1.0, 50.0), 2.0)))
+    made.take(of(TickKind.TRADES, trade(closes, 12.0), trade(closes + 1, 98.0)))
+    assert (stands(made)["high"], stands(made)["low"], stands(made)["volume"]) == (12.0, 9.0, 2.0)
+
+
+@pytest.mark.parametrize("ts", [1, DAY, -5 * SECOND])
+def test_an_event_of_no_time_is_nobodys_day(ts: int) -> None:
+    made = book()
+    assert made.take(of(TickKind.TRADES, trade(0, 1.0, ts=ts))) == []
+    assert made.day is None
 
 
 def test_a_day_without_a_session_is_its_own_from_midnight_to_midnight() -> None:

@@ -119,7 +119,7 @@ def test_minutes_of_history_are_those_of_the_gap() -> None:
     found = of(decode(journal), TickKind.AGGREGATES)
     assert [(row["start"] - START) // MINUTE for row in found] == [0, 1]
     assert {(row["end"] - row["start"], row["marks"]) for row in found} == {(MINUTE, int(TickMark.FILLED))}
-    assert (found[0]["o"], found[0]["h"], found[0]["v"], found[0]["vw"]) == (100.0, 101.0, 1000.0, None)
+    assert (found[0]["o"], found[0]["h"], found[0]["v"], found[0]["vw"]) == (100.0, 101.0, 1000.0, 100.0)
 
 
 def test_a_polled_quote_is_a_snapshot() -> None:

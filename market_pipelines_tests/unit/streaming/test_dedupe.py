@@ -12,7 +12,7 @@ from market_pipelines.market.columns import SymbolCodes
 from market_pipelines.market.live import TickMark
 from market_pipelines.market.records import TickKind
 from market_pipelines.streaming.dedupe import Recent, Seen, local_days
-from market_pipelines_tests.unit.streaming.ticks_made import NOON, SECOND, bars, quotes, snapshots, trades
+from market_pipelines_tests.unit.streaming.ticks_made import NOON, SECOND, bands, bars, quotes, snapshots, trades
 
 NEW_YORK = ZoneInfo("America/New_York")
 DAY = 86_400 * SECOND
@@ -92,6 +92,14 @@ def test_a_bar_that_says_something_else_replaces_and_one_that_says_the_same_is_n
     assert seen.new(TickKind.AGGREGATES, bars(second, {"start": NOON})) == [True, False], "a second is no minute"
 
 
+def test_history_that_says_what_the_stream_said_does_not_take_the_days_volume_from_a_bar() -> None:
+    seen = Watched()
+    assert seen.new(TickKind.AGGREGATES, bars({"vw": 10.01, "av": 5_000.0})) == [True]
+    filled = {"marks": int(TickMark.FILLED), "received_at": NOON + DAY}
+    assert seen.new(TickKind.AGGREGATES, bars({"vw": 10.01, **filled})) == [False]
+    assert seen.new(TickKind.AGGREGATES, bars({"vw": 10.02, **filled})) == [True]
+
+
 def test_a_snapshot_that_says_what_the_last_one_said_is_nothing() -> None:
     seen = Watched()
     assert seen.new(TickKind.SNAPSHOTS, snapshots({}, {"received_at": NOON + DAY}, {"bid": 9.0}, {})) == [
@@ -104,6 +112,15 @@ def test_a_snapshot_that_speaks_of_its_own_arrival_is_the_same_at_any_time() -> 
     seen = Watched()
     looked = [{"ts": moment, "received_at": moment, "symbol": "PKO"} for moment in (NOON, NOON + 30 * SECOND)]
     assert seen.new(TickKind.SNAPSHOTS, snapshots(*looked, {**looked[0], "price": 10.5})) == [True, False, True]
+
+
+def test_a_price_band_is_the_same_by_symbol_and_number() -> None:
+    seen = Watched()
+    other = {"symbol": "MSFT", "seq": 7}
+    assert seen.new(TickKind.BANDS, bands({"seq": 7}, {"seq": 7, "limit_up": 11.0}, other)) == [True, False, True]
+    assert seen.new(TickKind.BANDS, bands({"seq": 7}, {"seq": 6}, {"seq": 7, "ts": NOON + DAY})) == [False, True, True]
+    unnumbered = {"limit_up": 11.0}
+    assert seen.new(TickKind.BANDS, bands({}, {}, unnumbered, unnumbered)) == [True, False, True, False]
 
 
 def test_what_comes_after_a_later_one_is_late() -> None:

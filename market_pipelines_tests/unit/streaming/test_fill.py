@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -11,10 +12,12 @@ from typing import Any, cast
 import pytest
 
 from market_pipelines.market.definition import MarketDefinition
+from market_pipelines.market.outcomes import Outcome
 from market_pipelines.pipeline.platform import Platform
+from market_pipelines.providers.protocol import DailyProvider
 from market_pipelines.store.stream_gaps import GapRow, GapStatus
 from market_pipelines.streaming import fill
-from market_pipelines.streaming.fill import GapFiller
+from market_pipelines.streaming.fill import GapFiller, Settlement
 from market_pipelines.streaming.gap_questions import Question, neighbours
 from market_pipelines.streaming.plan import FeedName, StreamPlan
 
@@ -74,6 +77,32 @@ def test_no_gaps_are_no_questions() -> None:
     assert together() == []
 
 
+@pytest.mark.parametrize(
+    ("channels", "status"), [(["luld"], GapStatus.UNFILLABLE), (["trades", "luld"], GapStatus.PARTIAL)]
+)
+def test_price_bands_have_no_history(channels: list[str], status: GapStatus, monkeypatch: pytest.MonkeyPatch) -> None:
+    platform = SimpleNamespace(
+        clock=lambda: NOON + timedelta(minutes=1), simulated=True, providers={"polygon": SimpleNamespace()}
+    )
+    filler = GapFiller(
+        cast(Platform, platform),
+        cast(MarketDefinition, None),
+        StreamPlan("us", FeedName.POLYGON, ("A",)),
+        intake=lambda *_: None,
+        wait_durable=lambda _: True,
+        symbols=lambda: ("A",),
+    )
+
+    def ask(_: GapRow, __: object, questions: Sequence[Question], known: Any) -> list[str]:
+        known.done.update(questions)
+        return []
+
+    monkeypatch.setattr(filler, "_ask", ask)
+    settled = filler._attempt(replace(gap(1, 0, 5), channels=channels))
+    assert settled is not None
+    assert (settled.status, settled.reason, settled.retry_at) == (status, "there is no history of luld", None)
+
+
 def test_more_questions_than_one_attempt_asks_are_asked_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fill, "MOST_QUESTIONS", 3)
     platform = SimpleNamespace(simulated=True, providers={"polygon": None}, clock=lambda: NOON + timedelta(seconds=20))
@@ -103,3 +132,57 @@ def test_more_questions_than_one_attempt_asks_are_asked_by_the_next(monkeypatch:
         "5 more questions are asked the next time",
         False,
     )
+
+
+@pytest.mark.parametrize("came", [Settlement(GapStatus.UNFILLABLE, "the quota is spent"), Settlement(GapStatus.OPEN)])
+def test_what_history_brought_before_a_restart_stays_brought(monkeypatch: pytest.MonkeyPatch, came: Settlement) -> None:
+    """After which nothing of it is remembered, and the provider may have no answer left today."""
+    settled: dict[int, tuple[GapStatus, int]] = {}
+
+    def noted(_: object, gap_id: int, status: GapStatus, __: str, rows: int, *___: object) -> bool:
+        settled[gap_id] = status, rows
+        return True
+
+    monkeypatch.setattr(fill, "settle", noted)
+    database = SimpleNamespace(connection=nullcontext)
+    platform = SimpleNamespace(database=database, clock=lambda: NOON + timedelta(hours=2))
+    filler = GapFiller(
+        cast(Platform, platform),
+        cast(MarketDefinition, None),
+        StreamPlan("us", FeedName.POLYGON, ("AAPL",)),
+        intake=lambda *_: None,
+        wait_durable=lambda _: True,
+        symbols=lambda: ("AAPL",),
+    )
+    monkeypatch.setattr(filler, "_attempt", lambda _: came)
+    half, none = replace(gap(1, 0, 2), status=GapStatus.PARTIAL, rows_filled=1_000), gap(2, 3, 5)
+    filler.fill(half, none)
+    expected = GapStatus.PARTIAL if came.status is GapStatus.UNFILLABLE else came.status
+    assert settled == {1: (expected, 1_000), 2: (came.status, 0)}
+
+
+def test_where_the_quota_of_the_day_is_spent_the_rest_is_not_asked_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    symbols = [f"S{number}" for number in range(200)]
+    filler = GapFiller(
+        cast(Platform, SimpleNamespace()),
+        cast(MarketDefinition, None),
+        StreamPlan("us", FeedName.POLYGON, tuple(symbols)),
+        intake=lambda *_: None,
+        wait_durable=lambda _: True,
+        symbols=lambda: symbols,
+    )
+    asked: list[str] = []
+
+    def spent(_: GapRow, __: object, ___: str, question: Question, ____: object) -> tuple[Outcome, str, int]:
+        asked.append(question.symbol)
+        return Outcome.QUOTA_EXHAUSTED, "all 3 calls of the day are used", 0
+
+    monkeypatch.setattr(filler, "_put", spent)
+    monkeypatch.setattr(fill, "instruments_of", lambda _, names: [SimpleNamespace(symbol=name) for name in names])
+    questions = [Question(symbol, "trades", NOON, NOON + timedelta(seconds=5)) for symbol in symbols]
+    known = fill._Progress()
+    later = filler._ask(gap(1, 0, 5), cast(DailyProvider, None), questions, known)
+    assert len(asked) <= fill.WORKERS
+    assert set(later) == {"quota_exhausted: all 3 calls of the day are used"}
+    assert not known.done
+    assert not known.refused

@@ -27,6 +27,7 @@ _USUAL: Mapping[TickKind, Mapping[str, Any]] = {
         "price": 10.0, "bid": None, "ask": None, "bid_size": None, "ask_size": None, "open": None, "high": None,
         "low": None, "previous_close": None, "volume": None, "currency": "USD",
     },
+    TickKind.BANDS: {"seq": 0, "limit_up": 10.5, "limit_down": 9.5, "indicators": "21", "tape": "3"},
 }  # fmt: skip
 
 
@@ -56,3 +57,7 @@ def bars(*rows: Mapping[str, Any]) -> pa.Table:
 
 def snapshots(*rows: Mapping[str, Any]) -> pa.Table:
     return made(TickKind.SNAPSHOTS, *rows)
+
+
+def bands(*rows: Mapping[str, Any]) -> pa.Table:
+    return made(TickKind.BANDS, *rows)

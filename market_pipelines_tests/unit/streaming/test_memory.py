@@ -1,0 +1,42 @@
+"""What is freed goes back to the operating system, now and then."""
+
+from __future__ import annotations
+
+import ctypes
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psutil
+import pytest
+
+from market_pipelines.streaming import memory
+from market_pipelines.streaming.memory import FreedMemory, give_back
+
+_SIZE, _COUNT, _KEPT_OF = 4_096, 20_000, 64
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library gives back by itself")
+def test_what_another_thread_freed_between_things_that_stay_is_given_back() -> None:
+    process = psutil.Process()
+    with ThreadPoolExecutor(1) as thread:
+        made = thread.submit(lambda: [np.ones(_SIZE, dtype=np.uint8) for _ in range(_COUNT)]).result()
+        full = process.memory_info().rss
+        stays = made[::_KEPT_OF]
+        del made
+        held = process.memory_info().rss
+        give_back()
+        left = process.memory_info().rss
+    freed = _SIZE * (_COUNT - len(stays))
+    assert full - held < freed * 0.5  # otherwise there is nothing to do
+    assert full - left > freed * 0.8
+
+
+def test_it_is_given_back_when_it_is_time_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    now = [100.0]
+    monkeypatch.setattr(memory, "give_back", lambda: given.append(now[0]))
+    freed = FreedMemory(30.0, lambda: now[0])
+    for moment in (100.0, 129.0, 131.0, 135.0, 160.0, 161.0, 200.0):
+        now[0] = moment
+        freed.look()
+    assert given == [131.0, 161.0, 200.0]
