@@ -22,8 +22,8 @@ SYMBOLS = 500
 METHOD = (
     f"`stream run` for {MINUTES:g} minutes at {RATE:,} events a second of {SYMBOLS} symbols, about two hundred times "
     "what the simulator's fifty shares make, with lake and PostgreSQL as sinks. Memory is the resident set of the "
-    "service every five seconds, code that its libraries map from files included, and beside it what is the "
-    "service's alone (USS); growth is the slope of a line through the last two thirds, with the error of that slope "
+    "service every five seconds, code that its libraries map from files included, and beside it what is in no file; "
+    "growth is the slope of a line through the last two thirds, with the error of that slope "
     "as noise around the line makes it. In the end every event that was sent has to be in the lake once."
 )
 _LOOK_SECONDS = 5.0
@@ -49,9 +49,9 @@ def run(effort: Effort) -> Findings:
             while time.monotonic() - began < seconds:
                 time.sleep(_LOOK_SECONDS)
                 at.append(time.monotonic() - began)
-                found = process.memory_full_info()
+                found = process.memory_info()
                 memory.append(found.rss / 1e6)
-                own.append(found.uss / 1e6)
+                own.append((found.rss - found.shared) / 1e6)
                 files.append(float(process.num_fds()))
                 if (age := freshest(connection)) is not None:
                     ages.append(age)
@@ -68,7 +68,7 @@ def run(effort: Effort) -> Findings:
     figures = (
         Figure("memory of the service", "MB", "less", single(OURS, [resident.usual])),
         Figure("its growth an hour", "% of it", "less", single(OURS, [max(resident.growth, 0.0)]), (), 5.0),
-        Figure("of it the service's alone", "MB", "less", single(OURS, [alone.usual])),
+        Figure("of it in no file", "MB", "less", single(OURS, [alone.usual])),
         Figure("its growth an hour", "% of it", "less", single(OURS, [max(alone.growth, 0.0)]), (), 5.0),
         Figure(
             "age of the newest event in the lake, half of the looks", "s", "less", single(OURS, [median(ages)]), (), 2.0
@@ -77,7 +77,7 @@ def run(effort: Effort) -> Findings:
     note = (
         f"{wanted:,} events in {seconds / 60:.0f} minutes, every one in the lake once. Memory {memory[later]:.0f} MB "
         f"after {at[later] / 60:.0f} minutes, {memory[-1]:.0f} MB at the end, at most {max(memory):.0f}; growth "
-        f"{resident.growth:+.1f} % an hour, give or take {resident.error:.1f} (what is its alone {alone.growth:+.1f}, "
+        f"{resident.growth:+.1f} % an hour, give or take {resident.error:.1f} (what is in no file {alone.growth:+.1f}, "
         f"give or take {alone.error:.1f}). Open files {files[later]:.0f} and {files[-1]:.0f}."
     )
     return Findings(figures, (note,))

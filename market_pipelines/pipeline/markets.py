@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -164,6 +165,16 @@ class MarketModel(_Strict):
 
 
 def read_market(path: Path) -> MarketDefinition:
+    """Every look of every sensor opens the platform: a file is read and checked once, until it changes."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise MarketFileError(f"{path}: cannot be read: {error.strerror}") from None
+    return _read_market(path, (found.st_mtime_ns, found.st_size, found.st_ino))
+
+
+@lru_cache(maxsize=64)
+def _read_market(path: Path, _version: tuple[int, int, int]) -> MarketDefinition:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

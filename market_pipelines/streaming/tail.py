@@ -40,6 +40,9 @@ WORTH_READING_AHEAD = BYTES_AT_ONCE // 3
 """What was this big has more behind it: while it is looked through, the next parts are being decoded."""
 AT_ONCE = 3
 """Parts in hand. Two decoders keep both busy: a core, and what of one the interpreter's lock leaves."""
+CACHED_SECONDS = 10.0
+"""Sinks that are in step come within one or two. What few events a second would let pile up for minutes is memory that
+nobody asks for, in thousands of small pieces."""
 _LOOKED_AT = 200
 """Entries by which it is told how many events one has."""
 
@@ -54,15 +57,20 @@ class Tail:
         *,
         journal: str,
         cached_events: int = 1_000_000,
+        cached_seconds: float = CACHED_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`cached_events`: rows of chunks that are kept for whoever comes later."""
+        """`cached_events`, `cached_seconds`: rows of chunks that are kept for whoever comes later, and for how long."""
         self._reader_of = reader_of
         self._decoder = decoder
         self._journal = journal
         self._most_rows = cached_events
+        self._most_seconds = cached_seconds
+        self._clock = clock
         self._changed = threading.Condition()
         self._kept: dict[int, Chunk] = {}
         """By the position that they begin after, which is also their order."""
+        self._made_at: dict[int, float] = {}
         self._kept_rows = 0
         self._lines: dict[int, _Line] = {}
         """By the position that they have come to; the one used last comes last."""
@@ -109,6 +117,7 @@ class Tail:
             lines = [*self._lines.values(), *self._at_work.values()]
             self._lines.clear()
             self._kept.clear()
+            self._made_at.clear()
             self._kept_rows = 0
             self._changed.notify_all()
         for line in lines:
@@ -135,15 +144,17 @@ class Tail:
 
     def _keep(self, made: Chunk) -> None:
         """Those furthest behind go first, but never the one that a line made last: others may be about to ask."""
-        self._kept[made.after] = made
+        now = self._clock()
+        self._kept[made.after], self._made_at[made.after] = made, now
         self._kept_rows += _weight(made)
-        if self._kept_rows <= self._most_rows:
+        oldest = now - self._most_seconds
+        if self._kept_rows <= self._most_rows and next(iter(self._made_at.values())) >= oldest:
             return
         newest = {line.made for line in (*self._lines.values(), *self._at_work.values())} | {made.after}
         for begin in sorted(self._kept.keys() - newest):
-            self._kept_rows -= _weight(self._kept.pop(begin))
-            if self._kept_rows <= self._most_rows:
-                return
+            if self._kept_rows > self._most_rows or self._made_at[begin] < oldest:
+                self._kept_rows -= _weight(self._kept.pop(begin))
+                del self._made_at[begin]
 
 
 def _weight(chunk: Chunk) -> int:

@@ -112,13 +112,15 @@ def test_where_the_providers_agree_the_check_is_green(
 
 
 def tick(repository: dg.RepositoryDefinition, instance: dg.DagsterInstance, at: datetime) -> dg.RunRequest | str:
-    with time_machine.travel(at, tick=False):
-        context = dg.build_schedule_context(
+    with (
+        time_machine.travel(at, tick=False),
+        dg.build_schedule_context(
             instance=instance,
             scheduled_execution_time=at,
             repository_def=repository,
             resources={"platform": PlatformResource()},
-        )
+        ) as context,
+    ):
         asked = repository.get_schedule_def("us_cross_check_after_close").evaluate_tick(context)
     return asked.run_requests[0] if asked.run_requests else str(asked.skip_message)
 

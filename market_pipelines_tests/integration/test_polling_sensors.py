@@ -64,10 +64,10 @@ class Watched:
         self.cursor: str | None = None
 
     def tick(self) -> tuple[list[dg.RunRequest], str]:
-        context = dg.build_sensor_context(
+        with dg.build_sensor_context(
             self._instance, cursor=self.cursor, resources={"platform": PlatformResource()}
-        )
-        result = self._sensor.evaluate_tick(context)
+        ) as context:
+            result = self._sensor.evaluate_tick(context)
         self.cursor = result.cursor or self.cursor
         return list(result.run_requests or ()), result.skip_message or ""
 

@@ -301,10 +301,10 @@ def test_the_schedule_asks_once_for_what_was_streamed(house: House, monkeypatch:
     with dg.instance_for_test() as instance:
 
         def tick() -> dg.RunRequest | dg.SkipReason:
-            context = dg.build_schedule_context(
+            with dg.build_schedule_context(
                 instance, scheduled_execution_time=NIGHT, resources={"platform": PlatformResource()}
-            )
-            found = schedule(context)
+            ) as context:
+                found = schedule(context)
             assert isinstance(found, dg.RunRequest | dg.SkipReason)
             return found
 

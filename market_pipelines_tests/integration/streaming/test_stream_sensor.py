@@ -103,10 +103,10 @@ class Watching:
         self._cursor: str | None = None
 
     def tick(self) -> Any:
-        context = dg.build_sensor_context(
+        with dg.build_sensor_context(
             self.instance, cursor=self._cursor, resources={"platform": PlatformResource()}
-        )
-        found = self._sensor.evaluate_tick(context)
+        ) as context:
+            found = self._sensor.evaluate_tick(context)
         self._cursor = found.cursor
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import date
 from pathlib import Path
 
@@ -53,6 +54,18 @@ def test_a_market_file_becomes_a_definition(tmp_path: Path) -> None:
     ]
     assert market.instrument("HSBA").listed_from == date(1992, 7, 28)
     assert market.instrument("^UKX").provider_symbols == {"yahoo": "^FTSE", "stooq": "^ukx"}
+
+
+def test_a_file_that_is_changed_is_read_again_and_one_that_is_not_is_not(tmp_path: Path) -> None:
+    path = market_file(tmp_path, GOOD)
+    before = read_market(path)
+    assert read_market(path) is before
+    market_file(tmp_path, GOOD.replace("VOD,", "VOX,"))
+    os.utime(path, ns=(1, 1))
+    assert read_market(path).instrument("VOX").name == "Vodafone Group"
+    market_file(tmp_path, "no market")
+    with pytest.raises(MarketFileError):
+        read_market(path)
 
 
 def test_the_markets_that_ship_are_good() -> None:

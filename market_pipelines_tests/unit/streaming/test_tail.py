@@ -186,6 +186,21 @@ def test_what_is_kept_is_bounded(small: None) -> None:
             assert len(tail._lines) == 1
 
 
+def test_what_is_kept_is_not_kept_for_long_though_it_is_little(small: None) -> None:
+    journal = MemoryJournal()
+    now = [100.0]
+    with tail_of(journal, cached_seconds=10.0, clock=lambda: now[0]) as (tail, decoder):
+        for after, moment in enumerate((100.0, 105.0, 110.0, 110.5)):
+            now[0] = moment
+            journal.append(*several(10, first=1 + 10 * after))
+            assert tail.chunk(10 * after, 1.0) is not None
+        decoded = decoder.decoded
+        assert seqs(tail.chunk(10, 1.0)) == list(range(11, 21))
+        assert decoder.decoded == decoded, "made five seconds ago"
+        assert seqs(tail.chunk(0, 1.0)) == list(range(1, 11))
+        assert decoder.decoded == decoded + 10, "made ten seconds ago and more: read anew"
+
+
 def test_a_failure_is_told_to_who_asked_and_the_next_one_gets_the_chunk_whole() -> None:
     journal = MemoryJournal()
     journal.append(*several(10))
