@@ -1,9 +1,9 @@
 """The real servers that sinks write to, started for the tests: Redis, PocketBase and QuestDB, on loopback only.
 
-Each is started once a test process and can be killed and started again within a test, with what it had. An
-operator's own server goes first where `TEST_REDIS_URL` (a database that tests may empty) or `TEST_QUESTDB_URL`
-(http://user:password@host:9000?pg=8812, whose tables `quotes`, `trades`, `bars`, `snapshots` and `bands` tests may
-drop) names one; such a server is never stopped.
+Each is started once a file of tests and ended with it, because QuestDB is never idle; within a test it can be killed
+and started again, with what it had. An operator's own server goes first where `TEST_REDIS_URL` (a database that tests
+may empty) or `TEST_QUESTDB_URL` (http://user:password@host:9000?pg=8812, whose tables `quotes`, `trades`, `bars`,
+`snapshots` and `bands` tests may drop) names one; such a server is never stopped.
 """
 
 from __future__ import annotations
@@ -314,7 +314,7 @@ def _running(make: Callable[[Path], S], *, external: bool = False) -> Iterator[S
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running_redis() -> Iterator[RedisServer]:
     url = os.environ.get("TEST_REDIS_URL")
     with _running(lambda folder: RedisServer(folder, url), external=bool(url)) as server:
@@ -329,7 +329,7 @@ def redis_server(running_redis: RedisServer) -> RedisServer:
     return running_redis
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running_pocketbase() -> Iterator[PocketBaseServer]:
     def made(folder: Path) -> PocketBaseServer:
         server = PocketBaseServer(folder)
@@ -348,7 +348,7 @@ def pocketbase_server(running_pocketbase: PocketBaseServer) -> PocketBaseServer:
     return running_pocketbase
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def running_questdb() -> Iterator[QuestDbServer]:
     url = os.environ.get("TEST_QUESTDB_URL", "")
     jar = None if url else questdb_jar()

@@ -23,6 +23,10 @@ class FreedMemory:
     """Of the whole process; where several streams share one, a second does no harm."""
 
     def __init__(self, every_seconds: float = RETURN_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
+        if _trim() is not None:
+            # Arrow's own pool keeps a heap a thread and gives back only that of the thread that asks. From here on it
+            # allocates with the C library: a stream at full speed was no slower, and its peaks were smaller.
+            pa.set_memory_pool(pa.system_memory_pool())
         self._every_seconds = every_seconds
         self._clock = clock
         self._next = clock() + every_seconds
@@ -37,8 +41,7 @@ class FreedMemory:
 def give_back() -> None:
     """Whatever is free and can be given back: of Arrow's pool, and of the C library that numpy allocates with. By
     itself glibc returns only the end of a heap, and has a heap for nearly every thread. Other C libraries have no
-    such function, and return what is free in time. Arrow's pool stays mimalloc, which returns most by itself:
-    jemalloc returns more (25 MB of 400), but a stream at full speed was slower by a quarter on a busy machine."""
+    such function, and keep their own ways."""
     pa.default_memory_pool().release_unused()
     trim = _trim()
     if trim is not None:

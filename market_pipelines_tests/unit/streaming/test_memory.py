@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 
 from market_pipelines.streaming import memory
@@ -27,8 +28,20 @@ def test_what_another_thread_freed_between_things_that_stay_is_given_back() -> N
         give_back()
         left = process.memory_info().rss
     freed = _SIZE * (_COUNT - len(stays))
-    assert full - held < freed * 0.5  # otherwise there is nothing to do
+    if full - held >= freed * 0.5:
+        pytest.skip("this machine takes back what is free before anybody asks for it")
     assert full - left > freed * 0.8
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library gives back by itself")
+def test_from_then_on_arrow_allocates_where_it_can_be_given_back() -> None:
+    before = pa.default_memory_pool()
+    try:
+        pa.set_memory_pool(pa.mimalloc_memory_pool())
+        FreedMemory()
+        assert pa.default_memory_pool().backend_name == "system"
+    finally:
+        pa.set_memory_pool(before)
 
 
 def test_it_is_given_back_when_it_is_time_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
