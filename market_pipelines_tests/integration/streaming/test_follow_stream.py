@@ -81,7 +81,8 @@ def test_what_a_stream_receives_is_followed_from_outside(desk: Desk, url: str) -
             publishing(bus, symbol, stream="us-polygon", platform=desk.platform) as streams,
         ):
             simulator.clock.set(OPENING + LENGTH)
-            until(lambda: simulator.streamed_until == OPENING + LENGTH, "everything was sent")
+            until(lambda: simulator.streamed_until == OPENING + LENGTH, "everything was told")
+            assert simulator.streams[0].wait_drained(1, 30), "everything was sent"
             sent = [(one.kind, one.symbol, one.seq) for one in simulator.streams[0].sent]
             bands = [one for one in sent if one[0] == BANDS]
             came = [event for news in taken(everything, len(sent)) for event in news.events()]
