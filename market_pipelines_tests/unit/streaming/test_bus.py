@@ -210,7 +210,7 @@ def test_a_loop_that_is_held_up_collects_no_call_for_each_event(bus: EventBus) -
         bus.publish("gap", number)
     waiting = len(bus._loop()._loop._ready)  # type: ignore[attr-defined]
     going.set()
-    assert waiting <= 1
+    assert waiting < 5, "one call and what the loop itself has to do, and not one for each of 500 events"
     assert bus.wait_idle(SECONDS)
 
 
