@@ -285,7 +285,7 @@ def _snapshots(
         rows.append(
             {
                 "symbol": quote.symbol,
-                "ts": received_ns if told is None else _since_epoch(told),
+                "ts": received_ns if told is None else since_epoch(told),
                 "received_at": received_ns,
                 "price": quote.price,
                 "bid": sides[0],
@@ -352,5 +352,6 @@ def _moment(nanoseconds: int) -> datetime:
     return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
 
 
-def _since_epoch(moment: datetime) -> int:
+def since_epoch(moment: datetime) -> int:
+    """Nanoseconds until an aware moment, exactly."""
     return (moment - _EPOCH) // timedelta(microseconds=1) * 1000

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import psycopg
 import structlog
@@ -41,6 +41,7 @@ from market_pipelines.redaction import redact, redact_bytes
 from market_pipelines.store.archive import ArchiveError
 from market_pipelines.store.database import DatabaseUnavailable
 from market_pipelines.store.stream_gaps import GapRow, GapStatus, gaps_due, settle
+from market_pipelines.streaming.decode import since_epoch
 from market_pipelines.streaming.entries import Format, SavedAnswer, packed
 from market_pipelines.streaming.feeds.protocol import Intake
 from market_pipelines.streaming.gap_questions import HISTORY, Question, neighbours, questions_about
@@ -341,12 +342,12 @@ class GapFiller:
             symbols=(question.symbol,),
             status=answer.status,
             headers=dict(answer.headers),
-            received_ns=_ns(answer.received_at),
+            received_ns=since_epoch(answer.received_at),
             body=redact_bytes(answer.body),
             endpoint=answer.endpoint,
             kind="" if kind is None else kind.value,
-            begins_ns=_ns(question.start),
-            ends_ns=_ns(question.end),
+            begins_ns=since_epoch(question.start),
+            ends_ns=since_epoch(question.end),
             gap=gap.gap_key,
             interval=MINUTE if kind is None else "",
             sink=gap.sink or "",
@@ -372,11 +373,3 @@ class GapFiller:
         told = f"{left} of {len(questions)} questions are unanswered: {reason}" if left else reason
         again = now + LATER if later and now - ended < GIVEN_UP_AFTER else None
         return Settlement(status, told, known.rows, again)
-
-
-def _ns(at: datetime) -> int:
-    since = at.astimezone(UTC) - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

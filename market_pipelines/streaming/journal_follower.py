@@ -9,12 +9,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import structlog
 
-from market_pipelines.streaming.decode import Decoder
+from market_pipelines.streaming.decode import Decoder, since_epoch
 from market_pipelines.streaming.entries import Chunk
 from market_pipelines.streaming.journal import JournalMissing, JournalReader, JournalUnreadable, PositionGone
 from market_pipelines.streaming.tail import Tail
@@ -30,7 +30,6 @@ PAUSE = 1.0
 JOIN_SECONDS = 10.0
 _ROWS_KEPT = 1
 """By the tail, for others, of whom there are none."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _log = structlog.stdlib.get_logger("market_pipelines.streaming")
 
 
@@ -60,7 +59,7 @@ class JournalFollower:
             if journal and self._journal != journal:
                 raise JournalMissing(self._folder)
             self._known = reader.last
-            self._position = self._known if since is None else reader.position_at(_ns(since))
+            self._position = self._known if since is None else reader.position_at(since_epoch(since))
 
     def start(self) -> None:
         self._tail = self._new_tail()
@@ -131,8 +130,3 @@ class JournalFollower:
 
     def _new_tail(self) -> Tail:
         return Tail(lambda: JournalReader(self._folder), self._decoder, journal=self._journal, cached_events=_ROWS_KEPT)
-
-
-def _ns(at: datetime) -> int:
-    since = at - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1_000
