@@ -121,12 +121,13 @@ def grouped(minutes: Minutes, length: int, anchor: Literal["clock", "bell"] = "c
     )
 
 
-_cache: dict[tuple[int, str, str, date], Minutes] = {}
+_cache: dict[tuple[int, Listing, date], Minutes] = {}
+"""By the whole listing: worlds of one process may tell a symbol's splits differently."""
 _lock = threading.Lock()
 
 
 def _session(seed: int, listing: Listing, session: date, times: SessionTimes, daily: Bars) -> Minutes:
-    key = (seed, listing.mic, listing.symbol, session)
+    key = (seed, listing, session)
     with _lock:
         known = _cache.get(key)
     if known is not None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from market_pipelines.simulator.listings import Listing
-from market_pipelines.simulator.minutes import Minutes, minutes_of
+from market_pipelines.simulator.minutes import Minutes, flawed, minutes_of
 from market_pipelines.simulator.truth import Floats, World
 
 MINUTE_NS = 60_000_000_000
@@ -131,18 +131,20 @@ def _between(stamps: Longs, start: datetime, end: datetime, now: datetime) -> np
     return np.asarray((stamps >= nanoseconds(start)) & (stamps < last))
 
 
-_cache: dict[tuple[int, str, str, date], tuple[Trades, Quotes]] = {}
+_cache: dict[tuple[int, Listing, date], tuple[Trades, Quotes]] = {}
+"""By the whole listing: worlds of one process may tell a symbol's splits differently."""
 _lock = threading.Lock()
 
 
 def _of_session(world: World, listing: Listing, day: date, now: datetime) -> tuple[Trades, Quotes]:
     """All of a session, whatever of it has happened so far: what comes later must not change what came before."""
-    key = (world.seed, listing.mic, listing.symbol, day)
+    key = (world.seed, listing, day)
     with _lock:
         known = _cache.get(key)
     if known is not None:
         return known
-    minutes = minutes_of(world, listing, day, day, now + timedelta(days=2), extended=True)
+    with flawed(()):  # a wrongly told minute is a fault of one answer, and what is made here is kept
+        minutes = minutes_of(world, listing, day, day, now + timedelta(days=2), extended=True)
     trades = _trades(_chance(world, listing, day, "trades"), minutes)
     made = trades, _quotes(_chance(world, listing, day, "quotes"), trades)
     with _lock:

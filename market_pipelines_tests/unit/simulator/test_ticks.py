@@ -1,12 +1,13 @@
 """Trades and quotes of the made-up world: they are its minutes, whoever asks, and whenever."""
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pytest
 
 from market_pipelines.simulator.listings import Listing
-from market_pipelines.simulator.minutes import Minutes, minutes_of
+from market_pipelines.simulator.minutes import Minutes, flawed, minutes_of
 from market_pipelines.simulator.ticks import (
     MINUTE_NS,
     Trades,
@@ -111,3 +112,23 @@ def test_few_shares_are_divided_between_as_many_trades_as_the_prices_need(volume
         np.array(["2026-11-18T15:00:00"], dtype="datetime64[s]"), Bars(*columns), np.array(["regular"]), np.array([1])
     )
     assert trades_per_minute(one).tolist() == [needed]
+
+
+def test_a_world_in_which_the_share_was_split_has_its_own_minutes_and_trades() -> None:
+    whole = listing("KO")
+    halved = replace(whole, splits=(*whole.splits, (date(2026, 11, 17), 2.0)))
+    other = World(listings=tuple(halved if one == whole else one for one in WORLD.listings))
+    for world, one in ((WORLD, whole), (other, halved), (WORLD, whole)):
+        history = world.history(one, NOW)
+        (close,) = history.bars.take(history.between(DAY, DAY)).close
+        regular = minutes_of(world, one, DAY, DAY, NOW)
+        assert regular.bars.close[-1] == close
+        told = trades_of(world, one, START, END, NOW)
+        assert np.isin(regular.bars.close, told.price).all()
+
+
+def test_a_wrongly_told_minute_is_not_kept_in_the_trades() -> None:
+    one = listing("XOM")
+    with flawed([datetime(2026, 11, 17, 15, tzinfo=UTC)]):
+        told = trades_of(WORLD, one, START - timedelta(days=1), START, NOW)
+    assert (told.price > 0).all()
