@@ -81,6 +81,7 @@ KNOWN_ERRORS = {
     "market_pipelines.store.schema.SchemaTooNew": ExitCode.ERROR,
     "market_pipelines.store.urls.DatabaseUnavailable": ExitCode.ERROR,
     "market_pipelines.streaming.feeds.protocol.FeedFailed": ExitCode.ERROR,
+    "market_pipelines.streaming.replay.UnknownSink": ExitCode.USAGE,
     "market_pipelines.streaming.lease.StreamHeld": ExitCode.ERROR,
     "market_pipelines.streaming.lease.LeaseLost": ExitCode.ERROR,
     "market_pipelines.cli.output.CommandFailed": ExitCode.ERROR,
@@ -165,6 +166,8 @@ def report(error: Exception) -> ExitCode:
 
 def run() -> NoReturn:
     """The entry point."""
+    # Arrow looks once, when it is imported. Its own allocator keeps a heap a thread, in which a stream grows for hours.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     signal.signal(signal.SIGTERM, _terminate)
     app()
     sys.exit(ExitCode.OK)

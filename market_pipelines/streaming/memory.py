@@ -17,6 +17,11 @@ import pyarrow as pa
 
 RETURN_SECONDS = 30.0
 """Between two times. Each takes some milliseconds, in which a thread that wants memory may wait."""
+HEAPS = 2
+"""Of the C library, for about thirty threads. It would make one for nearly each, and what one of them has freed is of
+no use to the others: the process grows until every heap has had its busiest moment."""
+_M_ARENA_MAX = -8
+"""glibc's name for it, from malloc.h."""
 
 
 class FreedMemory:
@@ -27,6 +32,7 @@ class FreedMemory:
             # Arrow's own pool keeps a heap a thread and gives back only that of the thread that asks. From here on it
             # allocates with the C library: a stream at full speed was no slower, and its peaks were smaller.
             pa.set_memory_pool(pa.system_memory_pool())
+            ctypes.CDLL(None).mallopt(_M_ARENA_MAX, HEAPS)
         self._every_seconds = every_seconds
         self._clock = clock
         self._next = clock() + every_seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -22,6 +23,14 @@ from market_pipelines.market.outcomes import Outcome
 from market_pipelines.pipeline.results import SymbolResult
 from market_pipelines.redaction import register_secret
 from market_pipelines.settings import SettingsError
+from market_pipelines.streaming.replay import UnknownSink
+from market_pipelines_tests import process_state
+
+
+@pytest.fixture(autouse=True)
+def logs_are_set_up_for_one_test_only() -> Iterator[None]:
+    with process_state.logs_as_they_were():
+        yield
 
 
 def result(outcome: Outcome) -> SymbolResult:
@@ -39,9 +48,11 @@ def test_every_known_error_exists_under_its_name(name: str) -> None:
 def test_a_known_error_is_said_in_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert report(SettingsError("YAHOO_RATE_LIMIT: 'x' cannot be used")) is ExitCode.USAGE
     assert report(CommandFailed("no such file")) is ExitCode.ERROR
+    assert report(UnknownSink("--sink 'kafka' is none of them")) is ExitCode.USAGE
     assert capsys.readouterr().err.splitlines() == [
         "error: YAHOO_RATE_LIMIT: 'x' cannot be used",
         "error: no such file",
+        "error: --sink 'kafka' is none of them",
     ]
 
 
@@ -168,3 +179,18 @@ def test_only_up_and_down_import_what_they_need_of_dagster() -> None:
         "sys.exit('dagster' in sys.modules or 'alembic' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_arrow_allocates_with_the_c_library_in_every_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)
+    command = (
+        "import contextlib, sys\n"
+        "from market_pipelines.cli.main import run\n"
+        "sys.argv = ['market-pipelines', 'stream', 'run', '--help']\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(None):\n"
+        "    run()\n"
+        "import pyarrow\n"
+        "print(pyarrow.default_memory_pool().backend_name)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=60, check=True)
+    assert told.stdout.split() == ["system"]

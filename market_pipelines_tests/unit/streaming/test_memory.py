@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -42,6 +44,41 @@ def test_from_then_on_arrow_allocates_where_it_can_be_given_back() -> None:
         assert pa.default_memory_pool().backend_name == "system"
     finally:
         pa.set_memory_pool(before)
+
+
+_THREADS_THAT_ALLOCATE = """
+import ctypes, os, tempfile, threading
+from market_pipelines.streaming.memory import FreedMemory
+FreedMemory()
+library = ctypes.CDLL(None)
+library.fopen.restype = ctypes.c_void_p
+everybody = threading.Barrier(17)
+def allocate():
+    kept = [bytes(4_000) for _ in range(100)]
+    everybody.wait(30)
+    everybody.wait(30)
+threads = [threading.Thread(target=allocate) for _ in range(16)]
+for thread in threads:
+    thread.start()
+everybody.wait(30)
+with tempfile.NamedTemporaryFile() as told:
+    file = ctypes.c_void_p(library.fopen(told.name.encode(), b"w"))
+    library.malloc_info(0, file)
+    library.fclose(file)
+    print(told.read().count(b"<heap nr="))
+everybody.wait(30)
+for thread in threads:
+    thread.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library has one heap")
+def test_its_threads_share_two_heaps() -> None:
+    """In a process of its own, since heaps that exist stay."""
+    told = subprocess.run(
+        [sys.executable, "-c", _THREADS_THAT_ALLOCATE], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert int(told.stdout) <= memory.HEAPS
 
 
 def test_it_is_given_back_when_it_is_time_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
