@@ -26,6 +26,7 @@ from market_pipelines.store import schema
 from market_pipelines.store.database import Database
 from market_pipelines.store.embedded import EmbeddedServer
 from market_pipelines.store.urls import libpq_url
+from market_pipelines_tests import process_state
 from market_pipelines_tests.servers import (  # noqa: F401  (fixtures for all)
     pocketbase_server,
     questdb_server,
@@ -58,6 +59,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def the_next_file_finds_the_process_as_this_one_did() -> Iterator[None]:
+    found = process_state.Found()
+    with process_state.put_back():
+        yield
+    changed = found.changed()
+    assert not changed, "this file's tests leave behind:\n" + "\n".join(changed)
 
 
 class PostgresServer:

@@ -2,12 +2,16 @@
 
 Three things made up most of a ranged run, and each is mended here: a connection for every event, an announcement
 of each partition written by itself, and a row for every partition and check although the checks look at a table
-as a whole. Tables and queries are the shipped ones, so either class can read what the other wrote.
+as a whole. What made up most of the daemon's looks is mended as well: before nearly every statement the database was
+asked whether it is there, and whether it has tables that every release of the last years has made. Tables and queries
+are the shipped ones, so either class can read what the other wrote.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import sqlalchemy
@@ -19,12 +23,34 @@ from dagster._record import copy
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from dagster_postgres.utils import pg_url_from_config
+from sqlalchemy import event
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+QUIET_SECONDS = 1.0
+"""A connection that was used within this time is taken to be alive."""
+_USED_AT = "used_at"
+
+
+class Found:
+    """What a database was found to have. That stays, so it is looked for once; what it lacks may still be made by
+    `dagster instance migrate`, and is looked for each time."""
+
+    def __init__(self) -> None:
+        self._there: set[str] = set()
+
+    def has(self, what: str, look: Callable[[], bool]) -> bool:
+        if what not in self._there and look():
+            self._there.add(what)
+        return what in self._there
 
 
 class PooledPostgresEventLogStorage(PostgresEventLogStorage):
     """For `market-pipelines up`: on PostgreSQL, with a pool and batches."""
 
     def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
+        self._found = Found()
         super().__init__(postgres_url=postgres_url, inst_data=inst_data)
         self._engine = _pool(self.postgres_url)
 
@@ -33,6 +59,16 @@ class PooledPostgresEventLogStorage(PostgresEventLogStorage):
         cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]
     ) -> PooledPostgresEventLogStorage:
         return cls(pg_url_from_config(config_value), inst_data)
+
+    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
+        super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)
+        _look_after(self._engine)
+
+    def has_table(self, table_name: str) -> bool:
+        return self._found.has(table_name, partial(super().has_table, table_name))
+
+    def has_asset_key_col(self, column_name: str) -> bool:
+        return self._found.has(f"asset_keys.{column_name}", partial(super().has_asset_key_col, column_name))
 
     def store_event(self, event: EventLogEntry) -> None:
         super().store_event(of_the_whole_table(event))
@@ -57,6 +93,7 @@ class PooledPostgresRunStorage(PostgresRunStorage):
     """The daemon asks for runs at every look: a new connection for each question is most of its price."""
 
     def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
+        self._found = Found()
         super().__init__(postgres_url=postgres_url, inst_data=inst_data)
         self._engine = _pool(self.postgres_url)
 
@@ -66,11 +103,19 @@ class PooledPostgresRunStorage(PostgresRunStorage):
     ) -> PooledPostgresRunStorage:
         return cls(pg_url_from_config(config_value), inst_data)
 
+    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
+        super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)
+        _look_after(self._engine)
+
+    def has_run_stats_index_cols(self) -> bool:
+        return self._found.has("runs.start_time", super().has_run_stats_index_cols)
+
 
 class PooledPostgresScheduleStorage(PostgresScheduleStorage):
     """As the run storage, for the ticks."""
 
     def __init__(self, postgres_url: str, inst_data: ConfigurableClassData | None = None) -> None:
+        self._found = Found()
         super().__init__(postgres_url=postgres_url, inst_data=inst_data)
         self._engine = _pool(self.postgres_url)
 
@@ -80,11 +125,46 @@ class PooledPostgresScheduleStorage(PostgresScheduleStorage):
     ) -> PooledPostgresScheduleStorage:
         return cls(pg_url_from_config(config_value), inst_data)
 
+    def optimize_for_webserver(self, statement_timeout: int, pool_recycle: int, max_overflow: int) -> None:
+        super().optimize_for_webserver(statement_timeout, pool_recycle, max_overflow)
+        _look_after(self._engine)
+
+    def has_instigators_table(self) -> bool:
+        return self._found.has("instigators", super().has_instigators_table)
+
+    def _has_instigators_table(self, conn: sqlalchemy.Connection) -> bool:
+        return self._found.has("instigators", partial(super()._has_instigators_table, conn))
+
+    def has_built_index(self, migration_name: str) -> bool:
+        return self._found.has(f"the index {migration_name}", partial(super().has_built_index, migration_name))
+
 
 def _pool(url: str) -> sqlalchemy.Engine:
-    return sqlalchemy.create_engine(
-        url, isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=8, pool_recycle=300, pool_pre_ping=True
-    )
+    engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT", pool_size=1, max_overflow=8, pool_recycle=300)
+    _look_after(engine)
+    return engine
+
+
+def _look_after(engine: sqlalchemy.Engine) -> None:
+    """Also of the web server's connections, which outlive their server otherwise: a page that was asked for after the
+    database had been started again showed an error."""
+    event.listen(engine, "checkin", _used)
+    event.listen(engine, "checkout", partial(_alive, engine.dialect))
+
+
+def _used(_: DBAPIConnection | None, record: ConnectionPoolEntry) -> None:
+    record.info[_USED_AT] = time.monotonic()
+
+
+def _alive(dialect: sqlalchemy.Dialect, connection: DBAPIConnection, record: ConnectionPoolEntry, _: object) -> None:
+    """SQLAlchemy's own `pool_pre_ping` asks before each use, which took nearly as long as all the statements."""
+    if time.monotonic() - record.info.get(_USED_AT, time.monotonic()) < QUIET_SECONDS:
+        return
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as error:
+        # The pool opens another, also in the place of every one that is older than this finding.
+        raise InvalidatePoolError from error
 
 
 class LocalEventLogStorage(SqliteEventLogStorage):

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
@@ -46,7 +47,9 @@ class Timeouts:
     total: float = 30.0
 
 
+@cache
 def default_user_agent() -> str:
+    """Read once: every look of every sensor has a client of its own."""
     try:
         return f"market_pipelines/{version('market_pipelines')}"
     except PackageNotFoundError:

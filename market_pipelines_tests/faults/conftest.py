@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from market_pipelines import redaction
 from market_pipelines.settings import Settings
 from market_pipelines.simulator.server import Simulator
+from market_pipelines_tests import process_state
 from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.faults.house import House, opened_house
 
@@ -29,18 +26,8 @@ def settings_of_this_machine_are_out_of_sight(monkeypatch: pytest.MonkeyPatch, t
 
 @pytest.fixture(autouse=True)
 def logs_are_set_up_for_one_test_only() -> Iterator[None]:
-    """A command that runs in this process sets up logs and hooks; the tests after it get their own back."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    hooks = sys.excepthook, threading.excepthook
-    root.handlers = []
-    yield
-    for handler in root.handlers:
-        handler.close()
-    root.handlers, root.level = handlers, level
-    sys.excepthook, threading.excepthook = hooks
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
+    with process_state.logs_as_they_were():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 from dagster._core.storage.defs_state.base import set_defs_state_storage
 
 from market_pipelines import redaction
 from market_pipelines.settings import Settings
 from market_pipelines.simulator.server import Simulator
+from market_pipelines_tests import process_state
 from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.faults.house import House, opened_house
 
@@ -36,22 +33,12 @@ def settings_of_this_machine_are_out_of_sight(monkeypatch: pytest.MonkeyPatch, t
 
 @pytest.fixture
 def nothing_of_a_command_stays_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Commands run in this process set up logs and hooks; the tests after them get their own back."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    hooks = sys.excepthook, threading.excepthook
-    root.handlers = []
     monkeypatch.setattr(redaction, "_known", ())
     monkeypatch.chdir(tmp_path)
     for variable in Settings.model_fields:
         monkeypatch.delenv(variable.upper(), raising=False)
-    yield
-    for handler in root.handlers:
-        handler.close()
-    root.handlers, root.level = handlers, level
-    sys.excepthook, threading.excepthook = hooks
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
+    with process_state.logs_as_they_were():
+        yield
 
 
 @pytest.fixture(scope="module")

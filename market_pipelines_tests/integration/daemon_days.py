@@ -7,6 +7,7 @@ Time is what `time_machine` says it is; nothing here sleeps. Runs are executed w
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
@@ -26,6 +27,7 @@ from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import Queued
 from dagster._daemon.sensor import execute_sensor_iteration
 from dagster._scheduler.scheduler import ScheduleIterationTimes, launch_scheduled_runs
 
+from market_pipelines.cli.dagster_home import BATCHES
 from market_pipelines.cli.dagster_home import instance as instance_config
 
 _log = logging.getLogger("daemon")
@@ -50,7 +52,7 @@ def instance_on(folder: Path, url: str) -> Iterator[dg.DagsterInstance]:
         "class": "NoOpComputeLogManager",
     }
     (folder / "dagster.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    with dg.DagsterInstance.from_config(str(folder)) as opened:
+    with patch.dict(os.environ, BATCHES), dg.DagsterInstance.from_config(str(folder)) as opened:
         yield opened
 
 

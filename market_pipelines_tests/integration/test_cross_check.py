@@ -17,6 +17,7 @@ from market_pipelines.pipeline.cross_check import CrossCheck, agreement, cross_c
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.disagreements import read_disagreements
 from market_pipelines.store.ledger import recent_jobs
+from market_pipelines_tests import process_state
 from market_pipelines_tests.faults.house import House, opened_house, untrue_rows
 
 pytestmark = pytest.mark.usefixtures("settings_of_this_machine_are_out_of_sight")
@@ -292,7 +293,8 @@ def run(house: House, *words: str) -> Any:
         "COLUMNS": "250",
         **house.simulator.base_urls(),
     }
-    return CliRunner().invoke(app, ["quality", *words], env=environment)
+    with process_state.logs_as_they_were():
+        return CliRunner().invoke(app, ["quality", *words], env=environment)
 
 
 def test_the_commands_ask_and_show(house: House) -> None:

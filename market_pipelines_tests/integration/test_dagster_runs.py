@@ -1,10 +1,12 @@
 """The platform as Dagster sees it: definitions, ranged runs, checks, and what they leave behind."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import dagster as dg
 import pandas as pd
@@ -15,6 +17,7 @@ from dagster._core.events import DagsterEventType
 from dagster.components.core.component_tree import ComponentTreeException
 from dagster.components.testing import create_defs_folder_sandbox
 
+from market_pipelines.cli.dagster_home import BATCHES
 from market_pipelines.definitions import defs
 from market_pipelines.orchestration import Market
 from market_pipelines.orchestration.annotations import annotate
@@ -61,7 +64,8 @@ def local_instance(folder: Path, **config: Any) -> Iterator[dg.DagsterInstance]:
     folder.mkdir()
     settings = {"telemetry": {"enabled": False}, **(config or sqlite_event_log(folder))}
     (folder / "dagster.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    with dg.DagsterInstance.from_config(str(folder)) as instance:
+    # As under `up`.
+    with patch.dict(os.environ, BATCHES), dg.DagsterInstance.from_config(str(folder)) as instance:
         yield instance
 
 

@@ -29,6 +29,7 @@ from market_pipelines.simulator.traffic import RequestLog
 from market_pipelines.store.bars import STOCKS
 from market_pipelines.store.database import Database
 from market_pipelines.store.read_bars import read_prices
+from market_pipelines_tests import process_state
 from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.integration import small_markets
 from market_pipelines_tests.integration.daemon_days import Daemon, daemon_of, instance_on
@@ -217,6 +218,7 @@ def story(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
         for name, value in settings.items():
             patch.setenv(name, value)
         patch.setattr("market_pipelines.pipeline.platform.read_markets", small_markets.small_markets)
+        stack.enter_context(process_state.levels_as_they_were())
         logging.getLogger("dagster").setLevel(logging.CRITICAL)
         clock = stack.enter_context(time_machine.travel(START, tick=True))
         instance = stack.enter_context(instance_on(folder / "dagster", dagster_url))

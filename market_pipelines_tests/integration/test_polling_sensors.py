@@ -52,7 +52,7 @@ def house(
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as opened:
+    with dg.DagsterInstance.ephemeral() as opened:
         yield opened
 
 

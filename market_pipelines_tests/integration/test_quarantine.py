@@ -20,6 +20,7 @@ from market_pipelines.store.audit import audit_entries
 from market_pipelines.store.corrections import held
 from market_pipelines.store.quarantine import open_rows, quarantine_rows, read_quarantine
 from market_pipelines.store.read_bars import read_provider_bars
+from market_pipelines_tests import process_state
 from market_pipelines_tests.faults.house import House
 
 pytestmark = pytest.mark.usefixtures("settings_of_this_machine_are_out_of_sight")
@@ -305,7 +306,8 @@ def run(house: House, *words: str) -> Any:
         "COLUMNS": "250",
         **house.simulator.base_urls(),
     }
-    return CliRunner().invoke(app, ["quality", *words], env=environment)
+    with process_state.logs_as_they_were():
+        return CliRunner().invoke(app, ["quality", *words], env=environment)
 
 
 def test_the_commands_list_decide_and_tell(house: House) -> None:

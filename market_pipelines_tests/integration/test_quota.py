@@ -27,6 +27,7 @@ from market_pipelines.pipeline.quota import Metric, ProviderQuota, provider_quot
 from market_pipelines.pipeline.refresh import instruments_of
 from market_pipelines.settings import Settings, SimulatorUse, read_settings
 from market_pipelines.store.database import DatabaseUnavailable
+from market_pipelines_tests import process_state
 from market_pipelines_tests.conftest import PostgresServer
 
 KEY = "a-key-of-this-test"
@@ -61,7 +62,8 @@ class Desk:
             "DATABASE_URL": self.url,
             "COLUMNS": "250",
         }
-        ended = CliRunner().invoke(app, list(words), env=environment | settings)
+        with process_state.logs_as_they_were():
+            ended = CliRunner().invoke(app, list(words), env=environment | settings)
         assert ended.exit_code == 0, ended.stderr
         return ended.stdout
 

@@ -17,6 +17,7 @@ from market_pipelines.cli.main import app
 from market_pipelines.market.sessions import trading_calendar
 from market_pipelines.settings import Settings
 from market_pipelines.simulator.server import Simulator
+from market_pipelines_tests import process_state
 from market_pipelines_tests.conftest import PostgresServer
 
 SYMBOLS = "PKN,PKO,KGH,PZU,CDR,LPP"
@@ -34,7 +35,8 @@ class Desk:
         }
 
     def run(self, *words: str) -> Any:
-        return CliRunner().invoke(app, list(words), env=self._environment)
+        with process_state.logs_as_they_were():
+            return CliRunner().invoke(app, list(words), env=self._environment)
 
     def json(self, *words: str) -> Any:
         ended = self.run(*words, "--json")

@@ -19,6 +19,7 @@ from market_pipelines.cli.dagster_client import DagsterClient
 from market_pipelines.cli.dagster_home import (
     LOCATION,
     STORAGE_VARIABLE,
+    storage_database,
     storage_in_schema,
     write_dagster_home,
 )
@@ -152,9 +153,12 @@ class TestARunningPlatform:
         assert serving.processes() == []
         assert list((serving.home / "run").iterdir()) == []
 
-        serving.start()
-        serving.wait_for("Dagster serves after")
-        assert client.status(launched) == "CANCELED"
+        with (
+            EmbeddedServer(serving.home) as server,
+            psycopg.connect(server.url(storage_database(simulated=True))) as connection,
+        ):
+            told = connection.execute("SELECT status FROM runs WHERE run_id = %s", (launched,)).fetchone()
+        assert told == ("CANCELED",)
 
 
 class TestAStartThatCannotSucceed:

@@ -15,26 +15,16 @@ import structlog
 from market_pipelines import redaction
 from market_pipelines.logs import configure_logs
 from market_pipelines.settings import SettingsError, read_settings
+from market_pipelines_tests import process_state
 
 KEY = "PLANTED-KEY-1/234"
 
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     monkeypatch.setattr(redaction, "_known", ())
-    # Another test may have switched it on; what pytest puts in place for each test would then be left alone.
-    logging.captureWarnings(False)
-    yield
-    for handler in root.handlers:
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
+    with process_state.logs_as_they_were():
+        yield
 
 
 def written(log_format: str, level: str = "INFO") -> io.StringIO:

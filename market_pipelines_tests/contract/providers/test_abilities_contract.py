@@ -59,6 +59,7 @@ def questions(provider: DailyProvider, now: datetime) -> dict[Capability, Any]:
         Capability.OPTIONS: OptionsQuery(APPLE, today),
         Capability.TRADES: TicksQuery(APPLE, TickKind.TRADES, opens, opens + timedelta(minutes=2)),
         Capability.QUOTES_HISTORY: TicksQuery(APPLE, TickKind.QUOTES, opens, opens + timedelta(minutes=2)),
+        Capability.SECONDS: TicksQuery(APPLE, TickKind.AGGREGATES, opens, opens + timedelta(minutes=2)),
     }
     return {capability: every[capability] for capability in abilities}
 
@@ -92,10 +93,15 @@ def examples(name: str) -> Mapping[Capability, Good]:
         }
 
 
-def built(name: str, url: str) -> DailyProvider:
+@cache
+def settings() -> Settings:
+    """Made once: a provider is built for every one of some thousand answers."""
     keys = {f"{one}_api_key": KEY for one in ("alpha_vantage", "polygon", "iex_cloud", "stooq")}
-    settings = Settings(_env_file=None, **keys)  # type: ignore[arg-type]  # pydantic reads texts as secrets
-    return build_providers(settings, {name: f"{url}/{name}"})[name]
+    return Settings(_env_file=None, **keys)  # type: ignore[arg-type]  # pydantic reads texts as secrets
+
+
+def built(name: str, url: str) -> DailyProvider:
+    return build_providers(settings(), {name: f"{url}/{name}"})[name]
 
 
 class Shipped(AbilitiesContract):

@@ -30,6 +30,7 @@ from market_pipelines.pipeline.ticks import pull_ticks
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.store.bars_from_ticks import read_bars_from_ticks
 from market_pipelines.store.stream_gaps import GapStatus, NoticedGap, gap_of, record_closed, settle
+from market_pipelines_tests import process_state
 from market_pipelines_tests.conftest import PostgresServer
 from market_pipelines_tests.faults.house import House, opened_house
 from market_pipelines_tests.integration.streaming.streamed import (
@@ -346,10 +347,12 @@ def test_the_command_builds_and_compares(house: House, monkeypatch: pytest.Monke
     monkeypatch.setattr(
         "market_pipelines.cli.bars_from_ticks.platform_of_commands", lambda **_: nullcontext(house.platform)
     )
-    ended = CliRunner().invoke(app, ["bars-from-ticks", str(DAY), "--json"])
+    with process_state.logs_as_they_were():
+        ended = CliRunner().invoke(app, ["bars-from-ticks", str(DAY), "--json"])
     assert ended.exit_code == 0, ended.output
     told = json.loads(ended.stdout)
     assert (told["bars"], told["source"], told["incomplete"]) == (len(stored(house)), "trades", 0)
-    refused = CliRunner().invoke(app, ["bars-from-ticks", "2025-06-11"])
+    with process_state.logs_as_they_were():
+        refused = CliRunner().invoke(app, ["bars-from-ticks", "2025-06-11"])
     assert refused.exit_code == 1
     assert "was not streamed" in refused.stderr

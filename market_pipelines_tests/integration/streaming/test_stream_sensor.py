@@ -90,7 +90,7 @@ def hosted_by_dagster(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.instance_for_test() as opened:
+    with dg.DagsterInstance.ephemeral() as opened:
         yield opened
 
 
@@ -224,7 +224,7 @@ def test_checks_can_be_run_by_hand(house: House) -> None:
         resources={"platform": PlatformResource()},
         jobs=[dg.define_asset_job("look", selection=dg.AssetSelection.all_asset_checks())],
     ).resolve_job_def("look")
-    with dg.instance_for_test() as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         found = {one.check_name: one for one in job.execute_in_process(instance=instance).get_asset_check_evaluations()}
     assert {name: one.passed for name, one in found.items()} == {"not_silent": True, "lag": True, "gaps_filled": False}
     assert "us-polygon disconnected from 2025-06-13 15:00:00" in (found["gaps_filled"].description or "")
