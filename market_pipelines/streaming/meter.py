@@ -41,6 +41,7 @@ class Figures:
 
 class Meter:
     name = "meter"
+    collects = 1.0
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

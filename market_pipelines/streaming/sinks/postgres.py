@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -108,7 +109,14 @@ class PostgresSink:
 
 def latest_of(chunk: Chunk, currency: str) -> pa.Table:
     """One row a symbol, of `LATEST_COLUMNS`: the last price, sides and day that the chunk tells of it."""
-    parts = [part for part in (_prices(chunk), _sides(chunk), _days(chunk, currency), _volumes(chunk)) if len(part)]
+    told_by = (
+        (TickKind.TRADES, _prices),
+        (TickKind.QUOTES, _sides),
+        (TickKind.SNAPSHOTS, partial(_days, currency=currency)),
+        (TickKind.AGGREGATES, _volumes),
+    )
+    found = [part(chunk) for kind, part in told_by if len(chunk.table(kind))]  # each costs without any rows as well
+    parts = [part for part in found if len(part)]
     if not parts:
         return _empty(LATEST_COLUMNS)
     told = pl.concat(parts, how="diagonal").sort("at", maintain_order=True)
@@ -190,6 +198,8 @@ def _volumes(chunk: Chunk) -> pl.DataFrame:
 
 def minute_bars(chunk: Chunk) -> pa.Table:
     """The newest version of each minute that the chunk tells of."""
+    if not len(chunk.table(TickKind.AGGREGATES)):
+        return _empty(BAR_COLUMNS)
     found = _frame(chunk, TickKind.AGGREGATES).filter((pl.col("end") - pl.col("start")) == _MINUTE)
     names = {"o": "open", "h": "high", "l": "low", "c": "close", "v": "volume", "vw": "vwap"}
     whole = pl.all_horizontal(pl.col("o", "h", "l", "c", "v").is_finite())

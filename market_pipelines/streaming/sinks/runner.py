@@ -31,6 +31,11 @@ MOST_ROWS = 500_000
 """So many rows are written together at most, however long is collected."""
 _PATIENCE = 0.25
 """So long it waits for a chunk before it looks whether somebody wants it to stop."""
+LITTLE_ROWS = 20_000
+"""A batch of so few is waited for and taken at once; of more, decoding has to begin while the rest still comes in."""
+_A_MOMENT_NS = 200_000_000
+"""What comes so late is left to the next batch: it would be a chunk of its own, which costs as much as a large one."""
+_NEVER_NS = 1 << 62
 _REFUSED_PAUSE = 60.0
 _TIDY_EVERY = 5.0
 _CAUGHT_UP_NS = 3_000_000_000
@@ -52,7 +57,7 @@ class Chunks(Protocol):
 
 @runtime_checkable
 class Collecting(Protocol):
-    """A sink that is written to in batches: chunks are joined for at most so many seconds."""
+    """A sink that is written to in batches: what came in so many seconds, at most."""
 
     collects: float
 
@@ -137,6 +142,8 @@ class SinkRunner:
         self._stopping = threading.Event()
         self._deadline = float("inf")
         self._drain_to: int | None = None
+        self._rests = False
+        """Little comes: between two batches it sleeps rather than taking each commit of the journal as it is made."""
         self._tidied = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"sink-{sink.name}", daemon=True)
 
@@ -193,6 +200,7 @@ class SinkRunner:
         position = self._start if cursor is None else cursor.position
         if cursor is not None and cursor.journal != self._tail.journal:
             position = 0
+        self._rests = False
         if not self._state.retries:
             self._state = replace(self._state, state=RunnerState.LIVE)
         self._state = replace(self._state, position=position)
@@ -213,6 +221,8 @@ class SinkRunner:
 
     def _next(self) -> Chunk | None:
         """What comes after the sink's position, joined for as long as the sink collects."""
+        # By the clock, so that all sinks come together and share the chunk that the first of them has made.
+        rested = self._rests and not self._stopping.wait(self._collects - time.monotonic() % self._collects)
         try:
             chunk = self._tail.chunk(self._state.position, _PATIENCE)
         except PositionGone as gone:
@@ -223,11 +233,17 @@ class SinkRunner:
                 self._state, position=self._state.position + lost, given_up=self._state.given_up + lost
             )
             return None
-        if chunk is None or self._collects <= 0:
-            return chunk
+        if chunk is not None and self._collects > 0:
+            chunk = self._with_what_follows(chunk, at_once=rested)
+        self._rests = self._collects > 0 and (chunk is None or chunk.rows < LITTLE_ROWS)
+        return chunk
+
+    def _with_what_follows(self, chunk: Chunk, *, at_once: bool) -> Chunk:
+        """Joined with what comes while the sink collects; `at_once`: with what had come until a moment ago."""
         parts, rows, until = [chunk], chunk.rows, time.monotonic() + self._collects
-        while rows < MOST_ROWS:
-            left = 0.0 if self._stopping.is_set() else until - time.monotonic()
+        until_ns = time.time_ns() - _A_MOMENT_NS if at_once else _NEVER_NS
+        while rows < MOST_ROWS and parts[-1].last_received_ns < until_ns:
+            left = 0.0 if at_once or self._stopping.is_set() else until - time.monotonic()
             try:
                 following = self._tail.chunk(parts[-1].upto, min(_PATIENCE, max(0.0, left)))
             except PositionGone:
@@ -235,9 +251,13 @@ class SinkRunner:
             if following is not None:
                 parts.append(following)
                 rows += following.rows
-            if left <= 0 and (following is None or not self._stopping.is_set()):
+            more = at_once or self._is_to_drain(beyond=parts[-1].upto)
+            if left <= 0 and (following is None or not more):
                 break
         return joined(parts)
+
+    def _is_to_drain(self, *, beyond: int) -> bool:
+        return self._stopping.is_set() and self._drain_to is not None and beyond < self._drain_to
 
     def _check_right(self) -> None:
         if not self._may_write():

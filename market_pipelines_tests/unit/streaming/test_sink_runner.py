@@ -41,6 +41,42 @@ class Script:
         return chunk(after // 10)
 
 
+class Trickle:
+    """A tail whose journal grows by a position a millisecond; a chunk is all that there is, as the real one's is."""
+
+    def __init__(self) -> None:
+        self.journal = JOURNAL
+        self.made = 0
+        self._began = time.monotonic()
+
+    def chunk(self, after: int, timeout: float) -> Chunk | None:
+        durable = int((time.monotonic() - self._began) * 1000)
+        if durable <= after:
+            time.sleep(min(timeout, 0.001))
+            return None
+        self.made += 1
+        return replace(chunk(0), after=after, upto=durable, last_received_ns=time.time_ns())
+
+
+class Silence(Trickle):
+    """A tail that has nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = threading.Event()
+
+    def chunk(self, _after: int, _timeout: float) -> Chunk | None:
+        self.asked.set()
+        return None
+
+
+class Flood(Trickle):
+    """A tail that always has more."""
+
+    def chunk(self, after: int, _timeout: float) -> Chunk | None:
+        return replace(chunk(0), after=after, upto=after + 1, last_received_ns=time.time_ns())
+
+
 @dataclass
 class Shelf:
     """A sink that keeps chunks, and fails as it is told: each plan is asked before a write."""
@@ -83,7 +119,7 @@ class Batches(Shelf):
 def started() -> Iterator[Callable[..., SinkRunner]]:
     runners: list[SinkRunner] = []
 
-    def start(sink: Shelf, tail: Script, *, start: int = 0, batch_seconds: float = 0.0) -> SinkRunner:
+    def start(sink: Shelf, tail: Script | Trickle, *, start: int = 0, batch_seconds: float = 0.0) -> SinkRunner:
         made = SinkRunner(
             sink,
             tail,
@@ -219,6 +255,40 @@ def test_collecting_ends_when_there_is_enough(monkeypatch: pytest.MonkeyPatch, s
     sink = Batches()
     until(started(sink, Script(5), batch_seconds=0.05), lambda told: told.position == 50)
     assert [one.upto for one in sink.kept] == [20, 40, 50]
+
+
+def test_little_is_taken_once_a_batch_and_not_with_each_commit(started: Started) -> None:
+    sink, tail = Batches(), Trickle()
+    runner = started(sink, tail, batch_seconds=0.2)
+    until(runner, lambda told: told.chunks == 1)
+    made = tail.made
+    until(runner, lambda told: told.chunks == 4)
+    assert tail.made - made <= 10, "chunks have been made while nobody needed them"
+
+
+def test_much_is_taken_as_it_comes(monkeypatch: pytest.MonkeyPatch, started: Started) -> None:
+    monkeypatch.setattr(running, "LITTLE_ROWS", 1)
+    sink, tail = Batches(), Trickle()
+    runner = started(sink, tail, batch_seconds=0.3)
+    until(runner, lambda told: told.chunks == 1)
+    made = tail.made
+    until(runner, lambda told: told.chunks == 3)
+    assert tail.made - made > 4, "more chunks than batches"
+
+
+def test_what_comes_without_a_pause_holds_no_batch_open(started: Started) -> None:
+    sink = Batches()
+    until(started(sink, Flood(), batch_seconds=0.05), lambda _: len(sink.kept) >= 3)
+    assert [one.after for one in sink.kept[1:]] == [one.upto for one in sink.kept[:-1]]
+
+
+def test_a_sink_that_waits_for_its_time_stops_at_once(started: Started) -> None:
+    tail = Silence()
+    runner = started(Batches(), tail, batch_seconds=60.0)
+    assert tail.asked.wait(PATIENCE)
+    began = time.monotonic()
+    assert runner.stop(20.0, drain_to=0)
+    assert time.monotonic() - began < 3.0
 
 
 def test_stopping_stores_what_is_there_up_to_a_position(started: Started) -> None:
