@@ -18,11 +18,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from market_pipelines.cli.asking import chosen_chain
 from market_pipelines.cli.door import Json, read_door_settings
 from market_pipelines.cli.output import CommandFailed, ExitCode, emit_json, emit_line, say
 from market_pipelines.cli.simulate import an_instant
 from market_pipelines.cli.stream_background import start_in_background, stop_streams
 from market_pipelines.cli.stream_follow import follow_command
+from market_pipelines.cli.stream_log import write_log_to
 from market_pipelines.cli.stream_options import RunOptions, wanted_of
 from market_pipelines.cli.stream_status import show_gaps, show_status
 from market_pipelines.pipeline.platform import Platform, open_platform
@@ -129,6 +131,15 @@ LogLevel = Annotated[
     str | None,
     typer.Option("--log-level", metavar="DEBUG|INFO|WARNING|ERROR", help="For this run.", show_default="LOG_LEVEL"),
 ]
+LogTo = Annotated[
+    Path | None,
+    typer.Option(
+        "--log-to",
+        metavar="FILE",
+        help="Everything that is said goes there, a new file every 20 MB.",
+        show_default="of start: run/stream-….log in the data folder",
+    ),
+]
 Until = Annotated[
     datetime | None,
     typer.Option("--until", parser=an_instant, metavar="INSTANT", help="End by itself then.", show_default=False),
@@ -176,20 +187,28 @@ def run(
     redis_url: RedisUrl = None,
     log_level: LogLevel = None,
     until: Until = None,
+    log_to: LogTo = None,
 ) -> None:
     options = _options({name: value for name, value in locals().items() if name != "ctx"})
     settings = _settings(options)
     behind = ctx.info_name == _BEHIND
+    log = "" if log_to is None else str(log_to.absolute())
+    if log_to is not None and not behind:
+        write_log_to(log_to)
     services: list[StreamService] = []
     with nullcontext() if behind else _reloading(services), open_platform(settings, asks=not behind) as platform:
-        streams = _runnable(platform, planned(platform, wanted_of(options, say)))
+        wanted = wanted_of(options, say)
+        chosen_chain(platform, wanted.provider or None)  # refuses one that is not known, before anything is begun
+        streams = _runnable(platform, planned(platform, wanted))
         _tell_of_strangers(platform, streams)
         if behind:
-            code = start_in_background(platform, [one.plan.name for one in streams], ctx.meta["words"], say)
+            code = start_in_background(platform, [one.plan.name for one in streams], ctx.meta["words"], log_to, say)
         else:
             if advice := file_limit_advice(sum(one.plan.max_connections for one in streams)):
                 say(advice)
-            services += [StreamService(platform, one.plan, selection=one.selection, until=until) for one in streams]
+            services += [
+                StreamService(platform, one.plan, selection=one.selection, until=until, log=log) for one in streams
+            ]
             code = run_in_front(platform, services)
     raise typer.Exit(code)
 
@@ -369,7 +388,8 @@ def _tell_of_strangers(platform: Platform, streams: Sequence[Planned]) -> None:
 
 def _options(values: dict[str, Any]) -> RunOptions:
     words = (*(values.pop("symbols") or ()), *(values.pop("more") or ()))
-    values.pop("until")
+    for name in ("until", "log_to"):
+        values.pop(name)
     return RunOptions(
         words=words, types=tuple(values.pop("types") or ()), channels=tuple(values.pop("channels") or ()), **values
     )

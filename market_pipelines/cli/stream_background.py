@@ -6,10 +6,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from market_pipelines.cli.output import CommandFailed, ExitCode
+from market_pipelines.cli.stream_log import log_file
 from market_pipelines.pipeline.platform import Platform
 from market_pipelines.redaction import redact
 from market_pipelines.store.streams import StreamRow, StreamState, Wish, ask, bury, stream_row
@@ -23,15 +24,18 @@ _LOOK_SECONDS = 0.2
 _LAST_WORDS = 12
 
 
-def start_in_background(platform: Platform, names: Sequence[str], words: Sequence[str], say: Say) -> ExitCode:
-    """Runs `stream run` with the same words, and waits until each stream has data or has failed."""
+def start_in_background(
+    platform: Platform, names: Sequence[str], words: Sequence[str], log_to: Path | None, say: Say
+) -> ExitCode:
+    """Runs `stream run` with the same words, and waits until each stream has data or has failed. `log_to`: as the
+    words say."""
     for name in names:
         row = _row(platform, name)
         if row is not None and row.running:
             raise CommandFailed(refusal(row))
-    log = log_file(platform.settings.home)
+    log = log_to or log_file(platform.settings.home, names)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "market_pipelines.cli", "stream", "run", *words]
+    command = [sys.executable, "-m", "market_pipelines.cli", "stream", "run", "--log-to", str(log), *words]
     with log.open("ab") as output:
         began = output.tell()
         process = subprocess.Popen(
@@ -99,10 +103,6 @@ def _bury(platform: Platform, name: str, say: Say) -> bool:
         done = bury(connection, name, "it had died, and was then said to be stopped")
     say(f"{name} had died; it counts as stopped now")
     return done
-
-
-def log_file(home: Path) -> Path:
-    return home / "run" / f"stream-{datetime.now(UTC):%Y-%m-%d}.log"
 
 
 def _row(platform: Platform, name: str) -> StreamRow | None:

@@ -18,7 +18,7 @@ import typer
 from market_pipelines.cli.door import read_door_settings
 from market_pipelines.cli.output import say
 from market_pipelines.cli.simulate import an_instant
-from market_pipelines.market.live import TickMark
+from market_pipelines.market.live import mark_names
 from market_pipelines.market.records import TickKind
 from market_pipelines.pipeline.stopping import Stop, heeding_signals
 from market_pipelines.redaction import redact
@@ -104,7 +104,7 @@ def _tell(stream: str, mark: Mark) -> None:
 
 def _lines(stream: str, kind: TickKind, table: pa.Table, form: Form) -> list[str]:
     frame = pl.DataFrame(table)
-    names = {bits: _names(bits) for bits in frame["marks"].unique().to_list()}
+    names = {bits: mark_names(bits) for bits in frame["marks"].unique().to_list()}
     if form is Form.JSON:
         exact = pl.col(pl.Datetime("ns", "UTC")).dt.strftime(_EXACT)
         marks = pl.col("marks").replace_strict(names, return_dtype=pl.List(pl.String))
@@ -137,10 +137,6 @@ _TEXT = {
     TickKind.SNAPSHOTS: pl.format("{}, bid {}, ask {}, volume {}", *map(_number, ("price", "bid", "ask", "volume"))),
     TickKind.BANDS: pl.format("from {} to {}", _number("limit_down"), _number("limit_up")),
 }
-
-
-def _names(bits: int) -> list[str]:
-    return [str(mark.name) for mark in TickMark(bits)]
 
 
 def _words(told: list[str] | None) -> list[str]:

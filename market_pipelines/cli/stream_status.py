@@ -9,12 +9,14 @@ from typing import Any
 from market_pipelines.cli.output import emit_json, emit_line, emit_table, lasting, say, size
 from market_pipelines.pipeline.platform import Platform
 from market_pipelines.store.stream_gaps import GapRow, GapStatus, newest_gaps
-from market_pipelines.store.streams import StreamRow
+from market_pipelines.store.streams import StreamRow, stream_rows
 from market_pipelines.streaming.lease import held_by
 from market_pipelines.streaming.status import StreamsState, condition, last_event_age
 
 GAPS_SHOWN = 5
 _SHORT = 60
+_NOTE = 120
+"""Letters of a gap's reason that the table has room for."""
 TROUBLED = ("retrying", "refused", "failed")
 """Sinks that are not well: the last error of the others is over."""
 
@@ -88,16 +90,17 @@ def sentence(row: StreamRow) -> str:
     """A stream in one line."""
     told = row.counters
     journal = told.get("journal") or {}
+    log = [f"log {told['log']}"] if told.get("log") else []
     parts = [f"{row.stream:<16} {condition(row)}"]
     if row.died:
         parts.append(
             f"last heard of {lasting(row.heartbeat_age)} ago: {held_by(row)}. `market-pipelines stream run` goes on "
             "where its journal ends"
         )
-        return ", ".join(parts)
+        return ", ".join([*parts, *log])
     if row.state.over:
         when = row.stopped_at or row.heartbeat_at
-        return ", ".join([*parts, f"since {when:%Y-%m-%d %H:%M:%S} UTC", *([row.detail] if row.detail else [])])
+        return ", ".join([*parts, f"since {when:%Y-%m-%d %H:%M:%S} UTC", *([row.detail] if row.detail else []), *log])
     parts.append(f"{row.symbols} symbols of {row.provider}")
     parts.append(f"{int(told.get('events') or 0):,} events ({float(told.get('events_per_s') or 0):,.0f}/s)")
     age = last_event_age(row)
@@ -111,7 +114,7 @@ def sentence(row: StreamRow) -> str:
         parts.append(str(journal["full"]))
     if row.detail:
         parts.append(row.detail)
-    return ", ".join(parts)
+    return ", ".join([*parts, *log])
 
 
 def show_gaps(
@@ -125,8 +128,9 @@ def show_gaps(
 ) -> None:
     with platform.database.connection() as connection:
         gaps = newest_gaps(connection, stream, limit, open_only=open_only)
+        running = {row.stream for row in stream_rows(connection) if row.running}
     if as_json:
-        emit_json([_gap(one) for one in gaps])
+        emit_json([_gap(one, platform.clock()) for one in gaps])
         return
     if not gaps and state is None:
         say("No gap is open." if open_only else "There has been no gap.")
@@ -147,7 +151,7 @@ def show_gaps(
                 "all" if one.symbols is None else f"{len(one.symbols)} symbols",
                 one.status.value,
                 one.rows_filled,
-                _note(one),
+                note_of(one, platform.clock(), running=one.stream in running),
             )
             for one in gaps
         ],
@@ -155,13 +159,24 @@ def show_gaps(
     )
 
 
-def _note(one: GapRow) -> str:
-    again = f"asked again at {one.retry_at:%H:%M:%S} UTC" if one.retry_at is not None else ""
-    return "; ".join(part for part in (one.reason[:120], again) if part)
+def note_of(one: GapRow, now: datetime, *, running: bool) -> str:
+    """What the table has to say of a gap beside its figures."""
+    is_open = one.status is GapStatus.OPEN
+    parts = [f"open for {lasting(_open_seconds(one, now))}" if is_open else "", one.reason[:_NOTE]]
+    if is_open and not running:
+        parts.append("its stream does not run")
+    elif one.retry_at is not None and running:
+        parts.append(f"asked again at {one.retry_at:%H:%M:%S} UTC")
+    return "; ".join(part for part in parts if part)
 
 
-def _gap(one: GapRow) -> dict[str, Any]:
-    return {name: getattr(one, name) for name in GapRow.__dataclass_fields__}
+def _gap(one: GapRow, now: datetime) -> dict[str, Any]:
+    told = {name: getattr(one, name) for name in GapRow.__dataclass_fields__}
+    return told | {"open_s": round(_open_seconds(one, now), 3) if one.status is GapStatus.OPEN else None}
+
+
+def _open_seconds(one: GapRow, now: datetime) -> float:
+    return max(0.0, (now - one.begins_at) / timedelta(seconds=1))
 
 
 def _exact(at: datetime) -> str:

@@ -14,6 +14,7 @@ from market_pipelines.cli.data import Market, platform_of_commands
 from market_pipelines.cli.door import Json, Symbols, symbols_in
 from market_pipelines.cli.output import CommandFailed, ExitCode, emit_json, emit_table, plain, progress, say
 from market_pipelines.cli.read import Format, put_out
+from market_pipelines.market.live import mark_names
 from market_pipelines.market.outcomes import Outcome
 from market_pipelines.market.records import TickKind
 from market_pipelines.market.sessions import trading_calendar
@@ -114,7 +115,7 @@ def ticks(
             if failed and len(failed) == len(pulls):
                 refused = all(one.outcome in (Outcome.NOT_ENTITLED, Outcome.RETIRED) for one in pulls)
                 raise typer.Exit(ExitCode.NOT_AUTHORISED if refused else ExitCode.PARTIAL)
-        frame = read_ticks(platform, wanted, kind, first, last)
+        frame = read_ticks(platform, wanted, kind, first, last, market=market)
     _show(frame, Format.JSON if as_json else form, output, kind)
     absent = [symbol for symbol in wanted if symbol not in set(frame["symbol"])]
     if absent:
@@ -142,7 +143,10 @@ def _instant(moment: date | datetime, zone: tzinfo, days: int) -> datetime:
 def _show(frame: pd.DataFrame, form: Format, output: Path | None, kind: TickKind) -> None:
     if form is Format.TABLE and output is None:
         columns = [name for name in frame.columns if name not in ("received_at", "feed")]
-        emit_table(columns, frame.head(SHOWN)[columns].astype(str).to_numpy().tolist())
+        shown = frame.head(SHOWN)[columns].astype(str)
+        # A person reads words, a program the number that the lake has.
+        shown["marks"] = [" ".join(mark_names(bits)) for bits in frame["marks"].head(SHOWN)]
+        emit_table(columns, shown.to_numpy().tolist())
         say(f"{len(frame):,} {kind.value}" + (f", the first {SHOWN} shown" if len(frame) > SHOWN else ""))
         return
     put_out(frame, form, output, kind.value)

@@ -151,3 +151,8 @@ class TickMark(IntFlag):
     """A price or size of zero or less, or none at all."""
     LAKE_ONLY = 4096
     """History brought it because the tick lake alone lacked it: the other sinks have had it from the stream."""
+
+
+def mark_names(bits: int) -> list[str]:
+    """As people read them."""
+    return [str(mark.name) for mark in TickMark(bits)]

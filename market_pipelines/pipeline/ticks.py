@@ -159,9 +159,13 @@ def read_ticks(
     start: datetime,
     end: datetime,
     limit: int | None = None,
+    market: str | None = None,
 ) -> pd.DataFrame:
+    """`market`: without it, of whichever market lists a symbol of that name."""
     with platform.database.connection() as connection:
-        return lake_of(platform).read(connection, kind, symbols=symbols, start=start, end=end, limit=limit)
+        return lake_of(platform).read(
+            connection, kind, symbols=symbols, start=start, end=end, limit=limit, market=market
+        )
 
 
 def ticks(

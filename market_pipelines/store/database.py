@@ -95,6 +95,9 @@ class Database:
             if not connection.broken:
                 raise
             raise DatabaseUnavailable(f"the connection to {self.safe_url} broke off: {_one_line(error)}") from error
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            connection.close()  # a standby since a fail-over: the next one may find who takes writes now
+            raise DatabaseUnavailable(f"{self.safe_url} takes no writes, as a standby: {_one_line(error)}") from error
         finally:
             self._pool.putconn(connection)
 

@@ -35,6 +35,15 @@ def nearest_existing(folder: Path) -> Path:
     return folder
 
 
+def make_folder(folder: Path) -> None:
+    """Durably, with every folder above it that is missing."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder durable: syncing a file says nothing about the name it was given."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

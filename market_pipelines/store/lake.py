@@ -25,7 +25,7 @@ from market_pipelines.market.live import SCHEMAS, STAMP
 from market_pipelines.market.records import TickKind
 from market_pipelines.store.copying import checked_instant
 from market_pipelines.store.database import Transaction
-from market_pipelines.store.disk import DiskFloor, sync_folder
+from market_pipelines.store.disk import DiskFloor, make_folder, sync_folder
 from market_pipelines.store.lake_columns import (
     ROWS_A_GROUP,
     arranged,
@@ -214,7 +214,7 @@ class TickLake:
     def _put(self, table: pa.Table, kind: TickKind, path: Path) -> int:
         fresh = path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             with pq.ParquetWriter(
                 fresh,
                 table.schema,

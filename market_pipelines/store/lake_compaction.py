@@ -13,6 +13,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -224,12 +225,15 @@ def _fingerprint(lake: TickLake, kind: TickKind, paths: Sequence[str]) -> tuple[
     """Of a set of rows in any order: how many, the sum of their hashes, the first and last time."""
     names = ", ".join(f'"{name}"' for name in SCHEMAS[kind].names)
     moment = "start" if kind is TickKind.AGGREGATES else "ts"
-    with duckdb.connect(config={"threads": 1}) as memory:
-        found = memory.execute(
-            f'SELECT count(*), sum(hash({names})::HUGEINT), min("{moment}"), max("{moment}") '  # noqa: S608 (constant names)
-            "FROM read_parquet(?, hive_partitioning = false)",
-            [[str(lake.root / path) for path in paths]],
-        ).fetchone()
+    try:
+        with duckdb.connect(config={"threads": 1}) as memory:
+            found = memory.execute(
+                f'SELECT count(*), sum(hash({names})::HUGEINT), min("{moment}"), max("{moment}") '  # noqa: S608 (constant names)
+                "FROM read_parquet(?, hive_partitioning = false)",
+                [[str(lake.root / path) for path in paths]],
+            ).fetchone()
+    except duckdb.Error as error:
+        raise LakeError(f"the segments cannot be compared: {error}") from None
     return () if found is None else tuple(found)
 
 
@@ -278,8 +282,10 @@ def _sweep(files: FileStore, found: Sequence[Path], grace_seconds: float) -> Fil
     swept = Files()
     limit = time.time() - grace_seconds
     for path in found:
-        if path.name.startswith(".") and path.stat().st_mtime < limit:
-            path.unlink(missing_ok=True)
+        if path.name.startswith("."):
+            with suppress(FileNotFoundError):  # it has got its name since it was found
+                if path.stat().st_mtime < limit:
+                    path.unlink()
     segments = [path.relative_to(files.root) for path in found if not path.name.startswith(".")]
     for place in range(0, len(segments), _FILES_AT_ONCE):
         batch = segments[place : place + _FILES_AT_ONCE]

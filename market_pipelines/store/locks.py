@@ -48,6 +48,11 @@ class FileLock:
     def held(self) -> bool:
         return self._descriptor is not None
 
+    @property
+    def in_place(self) -> bool:
+        """It is held, and nobody has removed its file: then another process could hold one of the same name."""
+        return self._descriptor is not None and _is_still_at(self._descriptor, self.path)
+
     def release(self, *, remove: bool = False) -> None:
         """Lets go. Only an exclusive holder may remove the file. A fork shares the grip until it lets go too."""
         if self._descriptor is None:

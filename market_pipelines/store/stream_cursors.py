@@ -77,18 +77,17 @@ def move_cursor(
     return connection.execute(statement, values).rowcount == 1
 
 
-def stored_until(connection: Transaction, stream: str, journal: str) -> datetime | None:
-    """When the sink that is furthest behind, of those with a cursor in another journal than this one, last stored
-    something; None where none has."""
+def stored_until(connection: Transaction, stream: str) -> datetime | None:
+    """When the sink that is furthest behind last stored something, out of whatever journal; None where none has."""
     row = connection.execute(
         """
         SELECT min(newest) FROM (
             SELECT max(updated_at) AS newest FROM market.stream_cursors
-            WHERE stream = %s AND journal <> %s
+            WHERE stream = %s
             GROUP BY sink
         ) AS by_sink
         """,
-        (stream, journal),
+        (stream,),
     ).fetchone()
     return None if row is None else row[0]
 

@@ -78,6 +78,24 @@ VALUES (
     %(begins_at)s, %(ends_at)s, %(at)s
 )
 """
+_ENDED = """
+ON CONFLICT (gap_key) DO UPDATE
+SET ends_at = excluded.ends_at, status = 'open', reason = '', retry_at = NULL, settled_at = NULL
+WHERE g.ends_at IS NULL OR g.ends_at < excluded.ends_at
+"""
+_ABANDON = """
+UPDATE market.stream_gaps AS g
+SET status = 'unfillable', settled_at = %(at)s, retry_at = CASE WHEN g.ends_at IS NULL THEN NULL ELSE %(at)s END,
+    ends_at = coalesce(g.ends_at, greatest(g.begins_at, heard.at)),
+    reason = g.stream || ' has not run since ' || to_char(heard.at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI')
+             || ' UTC: nobody asks history for it before it runs again'
+FROM (
+    SELECT o.gap_id, coalesce(s.heartbeat_at, o.recorded_at) AS at
+    FROM market.stream_gaps AS o LEFT JOIN market.stream_status AS s USING (stream)
+    WHERE o.status = 'open'
+) AS heard
+WHERE g.gap_id = heard.gap_id AND heard.at < %(since)s AND coalesce(g.ends_at, g.recorded_at) < %(since)s
+"""
 _COLUMNS = """
 gap_id, gap_key, stream, market, feed, origin, cause, sink, channels, symbols, begins_at, ends_at, recorded_at, status,
 reason, attempts, retry_at, rows_filled, settled_at
@@ -91,9 +109,17 @@ def record_opened(connection: Transaction, gap: NoticedGap, at: datetime) -> boo
 
 def record_closed(connection: Transaction, gap: NoticedGap, ends_at: datetime, at: datetime) -> bool:
     """Whether anything changed: a gap that was noticed before gets its end (and keeps its beginning), one that was
-    not is written whole."""
-    statement = _INSERT + "ON CONFLICT (gap_key) DO UPDATE SET ends_at = excluded.ends_at WHERE g.ends_at IS NULL"
-    return connection.execute(statement, _values(gap, ends_at, at)).rowcount == 1
+    not is written whole. One that lasted longer than was thought (`abandon`) is open again: its stream is back."""
+    return connection.execute(_INSERT + _ENDED, _values(gap, ends_at, at)).rowcount == 1
+
+
+def abandon(connection: Transaction, unheard_since: datetime, at: datetime) -> int:
+    """Settles what is open of streams that nobody has run since then: nobody will ask history for it. It ends, where
+    it went on, when the stream was last heard of. When the stream runs again, what had ended is due at once, and what
+    went on gets its true end. How many gaps."""
+    return connection.execute(
+        _ABANDON, {"since": checked_instant(unheard_since, "unheard_since"), "at": checked_instant(at, "at")}
+    ).rowcount
 
 
 def forget(connection: Transaction, gap_key: str) -> bool:

@@ -247,6 +247,21 @@ def ask(connection: Transaction, stream: str, wish: Wish) -> bool:
     )
 
 
+def streamed_elsewhere(connection: Transaction, stream: str, journal: str) -> bool:
+    """Whether a lease is valid that was taken with another journal: who has it also fills what this one lacks."""
+    row = connection.execute(
+        """
+        SELECT EXISTS (
+            SELECT FROM market.stream_status
+            WHERE stream = %s AND journal <> %s AND state NOT IN ('stopped', 'failed')
+                  AND lease_until >= clock_timestamp()
+        )
+        """,
+        (stream, journal),
+    ).fetchone()
+    return row is not None and bool(row[0])
+
+
 def stream_row(connection: Transaction, stream: str) -> StreamRow | None:
     with connection.cursor(row_factory=class_row(StreamRow)) as cursor:
         return cursor.execute(

@@ -183,9 +183,10 @@ class Heartbeat:
             self.wish = wish
 
     def _quietly(self, action: Callable[[], None]) -> None:
+        """Whatever the database has against it, also one whose tables are being restored: none of it ends a stream."""
         try:
             action()
-        except (DatabaseUnavailable, psycopg.OperationalError) as error:
+        except (DatabaseUnavailable, psycopg.Error) as error:
             if not self.trouble:
                 _log.warning(
                     "the database is away; the stream goes on into its journal",

@@ -36,6 +36,10 @@ class ReplayRefused(FeedFailed):
     """It cannot be replayed. The message says why."""
 
 
+class UnknownSink(ReplayRefused):
+    """No sink of this installation has that name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Replayed:
     stream: str
@@ -58,7 +62,7 @@ def replay(platform: Platform, stream: str, name: str, start: datetime | None, e
             for one in build_sinks(platform, plan, market, journal=reader.id, journal_folder=Path(cursors), bus=None)
         }
         if name not in sinks:
-            raise ReplayRefused(f"--sink {name!r} is none of this installation's; accepted: {', '.join(sorted(sinks))}")
+            raise UnknownSink(f"--sink {name!r} is none of this installation's; accepted: {', '.join(sorted(sinks))}")
         decoder = Decoder(
             market=market,
             providers=platform.providers,
@@ -119,22 +123,28 @@ def frames(platform: Platform, stream: str, start: datetime | None, end: datetim
 
 
 def _line(position: int, format: Format, origin: str, received_ns: int, body: bytes) -> str:
-    told: object
-    match format:
-        case Format.MARK:
-            told = msgspec.to_builtins(mark_of(body))
-        case Format.ANSWER:
-            answer = answer_of(body)
-            told = {
-                **msgspec.to_builtins(msgspec.structs.replace(answer, body=b"")),
-                "body": answer.body.decode("utf-8", "replace"),
-            }
-        case _:
-            told = body.decode("utf-8", "replace")
+    try:
+        told = _told(format, body)
+    except msgspec.MsgspecError:  # of another release, or rubbish: as it is
+        told = body.decode("utf-8", "replace")
     seconds, rest = divmod(received_ns, 1_000_000_000)
     at = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
     line = {"position": position, "received_at": at, "format": format.value, "origin": origin, "entry": told}
     return msgspec.json.encode(line).decode()
+
+
+def _told(format: Format, body: bytes) -> object:
+    match format:
+        case Format.MARK:
+            return msgspec.to_builtins(mark_of(body))
+        case Format.ANSWER:
+            answer = answer_of(body)
+            return {
+                **msgspec.to_builtins(msgspec.structs.replace(answer, body=b"")),
+                "body": answer.body.decode("utf-8", "replace"),
+            }
+        case _:
+            return body.decode("utf-8", "replace")
 
 
 def _span(reader: JournalReader, start: datetime | None, end: datetime | None) -> tuple[int, int]:

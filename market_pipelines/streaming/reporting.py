@@ -22,8 +22,9 @@ RATE_SECONDS = 10.0
 class Reporter:
     """Of one life of one stream. Safe to ask from any thread."""
 
-    def __init__(self, plan: StreamPlan, journal: Journal, meter: Meter) -> None:
+    def __init__(self, plan: StreamPlan, journal: Journal, meter: Meter, *, log: str = "") -> None:
         self.plan = plan
+        self._log = log
         self.watch: GapWatch | None = None
         self._journal = journal
         self._meter = meter
@@ -104,6 +105,7 @@ class Reporter:
             "gap_seconds": round(watch.closed_ns / 1e9, 3) if watch is not None else 0.0,
             "lost": len(watch.lost_now) if watch is not None else 0,
             "journal": asdict(journal),
+            "log": self._log,
         }
 
     def _rate(self, events: int) -> float:

@@ -87,8 +87,10 @@ class StreamService:
         bus: EventBus | None = None,
         settle_seconds: float = SETTLE_SECONDS,
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        log: str = "",
     ) -> None:
-        """`until`: it ends by itself then. `selection`: where symbols are looked up again on a reload."""
+        """`until`: it ends by itself then. `selection`: where symbols are looked up again on a reload. `log`: the file
+        that this process's log is in, for those who look for it."""
         self.plan = plan
         self.reload_asked = False
         """Set from anywhere, a signal handler included."""
@@ -102,6 +104,7 @@ class StreamService:
         self._bus = bus
         self._settle_seconds = settle_seconds
         self._heartbeat_seconds = heartbeat_seconds
+        self._log = log
 
     def run(self, stop: Stop) -> None:
         """Streams until it is asked to stop, by `stop` or in the table, or until its time is over. Raises
@@ -188,7 +191,7 @@ class _Running:
         self._tail: Tail | None = None
         self._metering: SinkRunner | None = None
         self._meter = Meter()
-        self._reporter = service.reporter = Reporter(self._plan, journal, self._meter)
+        self._reporter = service.reporter = Reporter(self._plan, journal, self._meter, log=service._log)
         self._heartbeat = Heartbeat(lease, self._reporter.report, service._heartbeat_seconds)
         self._well = False
         self._next_slow_look = 0.0
@@ -274,11 +277,11 @@ class _Running:
 
     def _heard_until(self) -> int:
         """When the last thing arrived that is kept, in nanoseconds; 0: the stream is new. Of a journal that somebody
-        has deleted the sinks still know."""
-        if self._opened.last:
+        has deleted, or emptied, the sinks still know."""
+        if self._opened.last_received_ns:
             return self._opened.last_received_ns
         with self._platform.database.connection() as connection:
-            stored = stored_until(connection, self._plan.name, self._opened.id)
+            stored = stored_until(connection, self._plan.name)
         return 0 if stored is None else int((stored - UNDER_WAY).timestamp()) * 1_000_000_000
 
     # --- while it runs ---------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def statuses(frame: bytes) -> Statuses:
     """A frame that cannot be read counts as data: whoever decodes it keeps it aside."""
     try:
         decoded = _events.decode(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Statuses((), data=True)
     events = decoded if isinstance(decoded, list) else [decoded]
     found = tuple(_status(one.status, one.message or "") for one in events if one.ev == "status" and one.status)

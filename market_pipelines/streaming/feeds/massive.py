@@ -92,8 +92,12 @@ class Contracts:
         today = self._today(self._platform.clock())
         self._day = today
         single = tuple(one for one in symbols if one.startswith(CONTRACT))
-        underlyings = instruments_for(self._market, [one for one in symbols if not one.startswith(CONTRACT)])
-        notices: list[Notice] = []
+        asked = instruments_for(self._market, [one for one in symbols if not one.startswith(CONTRACT)])
+        underlyings = [one for one in asked if self._provider.covers(one)]
+        left_out = [one.symbol for one in asked if not self._provider.covers(one)]
+        if left_out and not (underlyings or single):
+            return Resolved((), refused=f"{self._provider.name} has no options on {_some(left_out)}")
+        notices = [Notice("left_out", f"{self._provider.name} has no options on {_some(left_out)}")] if left_out else []
         refused = ""
         missing = 0
         self._run = ProviderRun(self._provider)
@@ -150,7 +154,7 @@ class Contracts:
             if attempt.outcome.delivered:
                 chain = keep_chain(self._platform, self._market, underlying, Delivered((attempt,), attempt), today)
                 self._known[underlying] = tuple(one.native for one in chain.contracts)
-        except (DatabaseUnavailable, psycopg.OperationalError, ArchiveError) as error:
+        except (DatabaseUnavailable, psycopg.Error, ArchiveError) as error:
             return Outcome.UNAVAILABLE, str(error)
         return attempt.outcome, attempt.reason
 

@@ -185,7 +185,7 @@ class PolledFeed:
         before = batch.answers
         try:
             trouble = self._round(batch)
-        except (DatabaseUnavailable, psycopg.OperationalError, ArchiveError) as error:
+        except (DatabaseUnavailable, psycopg.Error, ArchiveError) as error:
             trouble = str(error)
         if self._stopping.is_set():
             return

@@ -113,6 +113,7 @@ class SocketFeed:
         self._symbols: tuple[str, ...] | None = None
         self._meant: tuple[str, ...] | None = None
         """What was asked for when these were found."""
+        self._dealt: tuple[str, ...] | None = None
         self._most = plan.max_connections
         self._slots: list[_Slot] = []
         self._carried_by: dict[str, tuple[str, ...]] = {}
@@ -120,6 +121,8 @@ class SocketFeed:
         self._numbers = 0
         self._failure = ""
         self._closed = ""
+        self._nothing = ""
+        """Why nothing is subscribed to now."""
         self._cut = 0
 
     # The feed, as the service sees it
@@ -152,8 +155,8 @@ class SocketFeed:
         with self._lock:
             if self._slots:
                 return [slot.connection.state(len(slot.symbols)) for slot in self._slots]
-            state = "failed" if self._failure else "closed" if self._closed else "connecting"
-            detail = self._failure or self._closed or "finding out what the symbols are called"
+            state = "failed" if self._failure else "closed" if self._closed or self._nothing else "connecting"
+            detail = self._failure or self._closed or self._nothing or "finding out what the symbols are called"
             return [ConnectionState(self._origin(1), state, len(self._asked), 0, 0, 0, 0, detail)]
 
     def subscribed(self, origin: str) -> tuple[str, ...] | None:
@@ -248,13 +251,17 @@ class SocketFeed:
             self._tell(notice)
         if resolved.again_in is not None:
             self._look_again_at = time.monotonic() + resolved.again_in
-        if resolved.refused and self._meant not in (None, lookup.asked):
+        if resolved.refused and self._meant is None:
+            self.gave_up(resolved.refused)
+        elif resolved.refused and self._meant != lookup.asked:
             # Other symbols were wished for while these stream well: a slip of a pen ends no stream.
             self._tell(Notice("left_out", f"{resolved.refused}: the symbols stay as they were"))
         elif resolved.refused:
-            self.gave_up(resolved.refused)
+            # There was something, and another day there may be again: contracts of the day have none on a Saturday.
+            self._symbols, self._nothing = (), resolved.refused
+            self._tell(Notice("left_out", resolved.refused))
         elif resolved.symbols or resolved.again_in is None:
-            self._symbols, self._meant = resolved.symbols, lookup.asked
+            self._symbols, self._meant, self._nothing = resolved.symbols, lookup.asked, ""
 
     def _deal(self, symbols: tuple[str, ...]) -> None:
         """Everybody gets what is theirs; new connections open one after the other."""
@@ -264,6 +271,9 @@ class SocketFeed:
             if self._stopping.is_set():
                 return
             folded = [slot for slot in self._slots if slot.folded]
+            if not folded and self._dealt is symbols:  # there may be hundreds of thousands
+                self._open_next()
+                return
             self._slots = [slot for slot in self._slots if not slot.folded and (slot.started or not folded)]
             dealt = allot(
                 [slot.symbols for slot in self._slots],
@@ -279,6 +289,7 @@ class SocketFeed:
                     self._give(slot, carried)
             ended = [slot for slot in self._slots if not slot.symbols]
             self._slots = [slot for slot in self._slots if slot.symbols]
+            self._dealt = symbols
             for slot in (*folded, *ended):
                 regained += self._hand_on(slot)
             self._open_next()
@@ -344,7 +355,7 @@ class SocketFeed:
         self._end(slots, time.monotonic() + self._care.connect)
         with self._lock:
             if not self._failure:
-                self._slots, self._numbers = [], 0
+                self._slots, self._numbers, self._dealt = [], 0, None
         for slot in slots:
             for origin in slot.connection.disown():
                 if not self._failure:

@@ -33,19 +33,22 @@ def due(
         count += 1
     if not count or behind >= shelf.stored[count - 1].last:
         return Due(count)
-    oldest, last = shelf.stored[0].first, shelf.stored[count - 1].last
+    why = f"the journal reached its bound of {limit_bytes:,} bytes"
+    return Due(count, lost(shelf, cursors, shelf.stored[count - 1].last, why=why, now_ns=now_ns))
+
+
+def lost(shelf: Shelf, cursors: Mapping[str, int] | None, last: int, *, why: str, now_ns: int) -> tuple[Mark, ...]:
+    """A mark for each sink that had not taken everything up to a position, up to which nothing can be read now."""
+    oldest = shelf.oldest
     everybody = {"": oldest - 1} if cursors is None else cursors
-    return Due(
-        count,
-        tuple(
-            _lost(shelf, sink, max(cursor + 1, oldest), last, limit_bytes, now_ns)
-            for sink, cursor in sorted(everybody.items())
-            if cursor < last
-        ),
+    return tuple(
+        _lost(shelf, sink, max(cursor + 1, oldest), last, why, now_ns)
+        for sink, cursor in sorted(everybody.items())
+        if cursor < last
     )
 
 
-def _lost(shelf: Shelf, sink: str, first: int, last: int, limit_bytes: int, now_ns: int) -> Mark:
+def _lost(shelf: Shelf, sink: str, first: int, last: int, why: str, now_ns: int) -> Mark:
     begins = shelf.received_at(first)
     whose = f"the sink {sink} had" if sink else "any sink had"
     return Mark(
@@ -56,5 +59,5 @@ def _lost(shelf: Shelf, sink: str, first: int, last: int, limit_bytes: int, now_
         begins_ns=begins,
         ends_ns=max(begins, shelf.received_at(last)),
         sink=sink,
-        detail=f"the journal reached its bound of {limit_bytes:,} bytes before {whose} positions {first} to {last}",
+        detail=f"{why} before {whose} positions {first} to {last}",
     )

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import structlog
 
-from market_pipelines.store.disk import DiskFloor
+from market_pipelines.store.disk import DiskFloor, make_folder, nearest_existing
 from market_pipelines.store.locks import FileLock
 from market_pipelines.streaming.entries import Format, GapCause, Mark, MarkKind, packed
 from market_pipelines.streaming.journal import bells, segments
-from market_pipelines.streaming.journal.bounds import Due, due
+from market_pipelines.streaming.journal.bounds import Due, due, lost
 from market_pipelines.streaming.journal.buffer import Buffer, Thrown
 from market_pipelines.streaming.journal.faults import JournalBusy, JournalUnreadable
 from market_pipelines.streaming.journal.rows import Run
@@ -110,6 +110,8 @@ class Journal:
         self._durable = 0
         self._ended = False
         self._cursors: Mapping[str, int] | None = None
+        self._owed: list[Mark] = []
+        """To be written before anything else."""
         self._full = ""
         self._shortage = ""
         self._look_at = 0.0
@@ -125,7 +127,7 @@ class Journal:
     def open(self, at_least: int = 0) -> Opened:
         """`at_least` is the furthest that any sink says it has: a journal that ends before has lost its end, and must
         not give those positions out again."""
-        segments.make_folder(self.folder)
+        make_folder(self.folder)
         _grip(self._lock)
         try:
             tip = self._shelf.open(at_least)
@@ -257,11 +259,12 @@ class Journal:
 
     def _store(self, runs: list[Run], thrown: Thrown | None, now_ns: int) -> int:
         """How many segments are to be given up, now that it is durable that they are."""
+        self._look_for_removed(now_ns)
         if not self._shelf.is_open:
-            self._shelf.open()
+            self._shelf.open(self._durable)
         size = sum(len(body) for run in runs for body in run.bodies)
         going = self._due(self._reserve + 2 * size)  # once in the log and once in the segment
-        marks = list(going.marks)
+        marks = [*self._owed, *going.marks]
         if thrown is not None:
             marks.insert(0, self._missing(thrown, now_ns))
         if marks:
@@ -279,7 +282,27 @@ class Journal:
                 )
                 self._shelf.leave_damaged()
                 self._shelf.write(runs)
+        self._owed = []
         return going.segments
+
+    def _look_for_removed(self, now_ns: int) -> None:
+        """What somebody deletes while it is written to is missing like what is given up, and is told like that."""
+        shelf = self._shelf
+        whole = shelf.is_removed
+        count = shelf.removed()
+        if not whole and not count:
+            return
+        _log.error("segments of the journal were deleted by somebody: it goes on behind them", journal=str(self.folder))
+        if not self._lock.in_place:
+            make_folder(self.folder)
+            self._lock.release()
+            _grip(self._lock)
+        last = self._durable if whole else shelf.stored[count - 1].last
+        self._owed += lost(shelf, self._cursors, last, why="somebody deleted the journal's files", now_ns=now_ns)
+        if whole:
+            shelf.go_on_behind_removed()
+        else:
+            shelf.give_up(count)
 
     def _missing(self, thrown: Thrown, now_ns: int) -> Mark:
         begins = min(self._shelf.tip.last_received_ns or thrown.since_ns, thrown.since_ns)
@@ -320,16 +343,20 @@ class Journal:
         now = time.monotonic()
         if now >= self._look_at and (self._floor is not None or self._full):
             self._look_at = now + LOOK_SECONDS
-            self._shortage = self._no_room()
-            if self._shortage and self._make_room():
+            try:
                 self._shortage = self._no_room()
+                if self._shortage and self._make_room():
+                    self._shortage = self._no_room()
+            except OSError as error:  # whether it takes anything, writing will show
+                _log.warning("the disk cannot be looked at", journal=str(self.folder), reason=str(error))
+                self._shortage = ""
         return self._shortage
 
     def _no_room(self) -> str:
         if self._floor is not None and (shortage := self._floor.shortage(self.folder)):
             return shortage
         if self._full:
-            disk = shutil.disk_usage(self.folder)
+            disk = shutil.disk_usage(nearest_existing(self.folder))
             if disk.free < min(_ROOM_BYTES, disk.total // 10):
                 return self._full
         return ""
@@ -359,9 +386,7 @@ class Journal:
     def _measure(self) -> None:
         if not self._shelf.is_open:
             return
-        stored = self._shelf.stored
-        oldest = stored[0].first if stored else self._shelf.first_of_last
-        self._disk = (self._shelf.bytes(), self._shelf.count, oldest)
+        self._disk = (self._shelf.bytes(), self._shelf.count, self._shelf.oldest)
 
 
 def _grip(lock: FileLock) -> None:

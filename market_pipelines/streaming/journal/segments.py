@@ -185,6 +185,14 @@ def size(folder: Path, name: Name) -> int:
     return sum(map(_size, (path, *companions(path))))
 
 
+def inode(folder: Path, name: Name) -> int:
+    """0: there is no such file."""
+    try:
+        return (folder / str(name)).stat().st_ino
+    except FileNotFoundError:
+        return 0
+
+
 def unlink(path: Path) -> None:
     """The segment first: a write-ahead log without its segment is swept, a segment without its log would be torn."""
     for one in (path, *companions(path)):
@@ -248,15 +256,6 @@ def write_id(folder: Path, journal: str) -> None:
 
 def new_id() -> str:
     return secrets.token_hex(8)
-
-
-def make_folder(folder: Path) -> None:
-    """Durably, with every folder above it that is missing."""
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    sync_folder(folder.parent)
 
 
 def _size(path: Path) -> int:

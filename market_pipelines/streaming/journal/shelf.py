@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from itertools import pairwise
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from market_pipelines.store.disk import sync_folder
+from market_pipelines.store.disk import make_folder, sync_folder
 from market_pipelines.streaming.entries import Format, Mark, MarkKind
 from market_pipelines.streaming.journal import segments, wal
 from market_pipelines.streaming.journal.faults import Damaged, JournalMissing
@@ -56,6 +57,15 @@ class Stored:
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Of the segment that was written to last, also while none is open."""
+
+    name: Name
+    inode: int
+    birth: Birth
+
+
 @dataclass(slots=True)
 class _Current:
     """The segment that is written to."""
@@ -79,18 +89,22 @@ class Shelf:
         self._clock_ns = clock_ns
         self._stored: list[Stored] = []
         self._current: _Current | None = None
+        self.is_open = False
+        self._last: _Place | None = None
+        self._newest: Name | None = None
+        """Of all names that were ever given: readers know a segment by its name."""
 
     # --- opening
 
     def open(self, at_least: int = 0) -> Tip:
-        segments.make_folder(self.folder)
+        make_folder(self.folder)
         segments.sweep(self.folder)
         births, end_is_lost = self._births()
         self._find_id(births)
         self._stored = []
         for (name, birth), (_, following) in pairwise(births):
             self._store(name, birth, following.first, following.created_ns)
-        self.tip = _NOTHING
+        self.tip, self._last = _NOTHING, None
         if births:
             self._open_last(*births[-1])
         if end_is_lost:
@@ -103,6 +117,7 @@ class Shelf:
                 a_sink_has=at_least,
             )
             self._leave(at_least)
+        self.is_open = True
         return self.tip
 
     def _births(self) -> tuple[list[tuple[Name, Birth]], bool]:
@@ -131,7 +146,7 @@ class Shelf:
         try:
             self.id = segments.read_id(self.folder)
         except JournalMissing:
-            self.id = births[-1][1].journal if births else segments.new_id()
+            self.id = self.id or (births[-1][1].journal if births else segments.new_id())
             segments.write_id(self.folder, self.id)
 
     def _open_last(self, name: Name, birth: Birth) -> None:
@@ -143,8 +158,7 @@ class Shelf:
             birth.stopped,
             birth.open_gaps,
         )
-        connection = segments.open_to_write(self.folder, name)
-        self._current = _Current(name, birth, connection)
+        connection = self._hold(name, birth).connection
         try:
             damaged = self._has_lost_commits(connection, self.folder / str(name)) or not segments.is_whole(connection)
             columns = connection.execute(f"SELECT {COLUMNS} FROM rows ORDER BY first DESC LIMIT 1").fetchone()  # noqa: S608
@@ -161,6 +175,13 @@ class Shelf:
             )
             self.tip = replace(self.tip, last=max(self.tip.last, self._last_believed(connection)))
             self.leave_damaged()
+
+    def _hold(self, name: Name, birth: Birth) -> _Current:
+        """From now on it is the one that is written to."""
+        self._current = current = _Current(name, birth, segments.open_to_write(self.folder, name))
+        self._last = _Place(name, segments.inode(self.folder, name), birth)
+        self._newest = name if self._newest is None else max(name, self._newest)
+        return current
 
     def _has_lost_commits(self, connection: sqlite3.Connection, path: Path) -> bool:
         connection.execute("SELECT count(*) FROM segment").fetchone()
@@ -228,12 +249,12 @@ class Shelf:
         now = self._clock_ns()
         day = datetime.fromtimestamp(now // 1_000_000_000, self._zone).date().isoformat()
         current = self._current
+        following = Name(day, 1) if self._newest is None else self._newest.following(day)
         if current is None:
-            current = self._begin_segment(Name(day, 1), now)
+            current = self._begin_segment(following, now)
         elif current.worn or day > current.name.day or segments.size(self.folder, current.name) >= self._segment_bytes:
             self._let_go(current)
-            current = self._begin_segment(current.name.following(day), now)
-
+            current = self._begin_segment(following, now)
         if not current.logged:
             segments.make_log(self.folder, current.connection)
             current.logged = True
@@ -254,8 +275,7 @@ class Shelf:
         segments.create(self.folder, name, birth)
         if before is not None:
             self._store(before.name, before.birth, birth.first, now)
-        self._current = current = _Current(name, birth, segments.open_to_write(self.folder, name))
-        return current
+        return self._hold(name, birth)
 
     def _let_go(self, current: _Current) -> None:
         try:
@@ -269,6 +289,13 @@ class Shelf:
         """What is written to turned out to be damaged."""
         self._leave(self.tip.last + LEAP)
 
+    def go_on_behind_removed(self) -> None:
+        """What was written to is not there any more: its positions are not given out again."""
+        tip = self.tip
+        self.close()
+        self.open(tip.last)
+        self.tip = replace(tip, stopped=False)
+
     def _leave(self, last: int) -> None:
         if self._current is not None:
             self._current.worn = True
@@ -277,17 +304,27 @@ class Shelf:
     # --- what there is
 
     @property
-    def is_open(self) -> bool:
-        return self._current is not None
-
-    @property
     def stored(self) -> Sequence[Stored]:
         """Segments that are whole, the oldest first."""
         return self._stored
 
     @property
-    def first_of_last(self) -> int:
-        return self._current.birth.first if self._current is not None else 1
+    def oldest(self) -> int:
+        """The first position that is there, or that will be."""
+        if self._stored:
+            return self._stored[0].first
+        return 1 if self._last is None else self._last.birth.first
+
+    @property
+    def is_removed(self) -> bool:
+        """Somebody has deleted what was written to last: SQLite would go on writing into a file without a name."""
+        last = self._last
+        return last is not None and segments.inode(self.folder, last.name) != last.inode
+
+    def removed(self) -> int:
+        """How many of the oldest somebody has deleted."""
+        there = (number for number, one in enumerate(self._stored) if segments.inode(self.folder, one.name))
+        return next(there, len(self._stored))
 
     @property
     def count(self) -> int:
@@ -314,26 +351,24 @@ class Shelf:
 
     def received_at(self, position: int) -> int:
         """When the entry at this position was received, or the nearest before it that can be read; 0: none."""
-        place = next((stored for stored in reversed(self._stored) if stored.first <= position), None)
-        if place is None:
-            return 0
-        connection = segments.open_to_read(self.folder, place.name, finished=True)
+        last, current = self._last, self._current
+        stored = next((one for one in reversed(self._stored) if one.first <= position), None)
         try:
-            columns = connection.execute(
-                f"SELECT {COLUMNS} FROM rows WHERE first <= ? ORDER BY first DESC LIMIT 1",  # noqa: S608
-                (position,),
-            ).fetchone()
-            if columns is None:
-                return segments.birth_of(connection).last_received_ns
-            row = verified(columns)
-            return int(received_times(row)[min(position, row.last) - row.first])
+            if last is not None and position >= last.birth.first:
+                created_ns = last.birth.created_ns
+                # Though its file may have been removed, what is open can be read.
+                return created_ns if current is None else _received_at(current.connection, position)
+            if stored is None:
+                return 0
+            created_ns = stored.created_ns
+            with closing(segments.open_to_read(self.folder, stored.name, finished=True)) as connection:
+                return _received_at(connection, position)
         except (Damaged, sqlite3.DatabaseError):
-            return place.created_ns
-        finally:
-            connection.close()
+            return created_ns
 
     def close(self) -> None:
         """Also after an error; what is durable stays so."""
+        self.is_open = False
         current, self._current = self._current, None
         if current is None:
             return
@@ -349,6 +384,17 @@ class Shelf:
     def _store(self, name: Name, birth: Birth, following: int, ended_ns: int) -> None:
         size = segments.size(self.folder, name)
         self._stored.append(Stored(name, birth.first, following - 1, birth.created_ns, ended_ns, size))
+
+
+def _received_at(connection: sqlite3.Connection, position: int) -> int:
+    columns = connection.execute(
+        f"SELECT {COLUMNS} FROM rows WHERE first <= ? ORDER BY first DESC LIMIT 1",  # noqa: S608 - names of columns
+        (position,),
+    ).fetchone()
+    if columns is None:
+        return segments.birth_of(connection).last_received_ns
+    row = verified(columns)
+    return int(received_times(row)[min(position, row.last) - row.first])
 
 
 def follow_gaps(gaps: dict[str, Mark], marks: Sequence[Mark]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from market_pipelines.store.disk import sync_folder
+from market_pipelines.store.disk import make_folder, sync_folder
 from market_pipelines.streaming.sinks.protocol import Cursor, SinkRefused, SinkUnavailable
 
 
@@ -36,7 +36,7 @@ class CursorFile:
     def write(self, cursor: Cursor) -> None:
         fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}.{secrets.token_hex(4)}")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             with fresh.open("wb") as file:
                 file.write(msgspec.json.encode(cursor))
                 file.flush()

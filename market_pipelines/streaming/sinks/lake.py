@@ -12,14 +12,16 @@ from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
+import structlog
 
 from market_pipelines.market.records import TickKind
 from market_pipelines.store.database import Database, Transaction
-from market_pipelines.store.lake import Segment, Streamed, TickLake, list_segments, streamed_name
+from market_pipelines.store.lake import LakeError, Segment, Streamed, TickLake, list_segments, streamed_name
 from market_pipelines.store.lake_columns import by_feed, by_session, chosen, encoded, filled_rows
-from market_pipelines.store.lake_compaction import SMALL_ROWS, feeds_of, merge_some, small_segments, sweep
+from market_pipelines.store.lake_compaction import SMALL_ROWS, Merged, feeds_of, merge_some, small_segments, sweep
 from market_pipelines.store.lake_filled import not_there_yet
 from market_pipelines.store.stream_cursors import move_cursor, read_cursor
+from market_pipelines.store.streams import streamed_elsewhere
 from market_pipelines.streaming.entries import Chunk
 from market_pipelines.streaming.sinks.protocol import Cursor, SinkUnavailable
 from market_pipelines.streaming.sinks.translate import translated
@@ -31,6 +33,7 @@ ROWS_A_LOT = 300_000
 """Which takes a third of a second, in which nothing is written."""
 _LOOK_SECONDS = 15.0
 _SWEEP_SECONDS = 3600.0
+_log = structlog.stdlib.get_logger("market_pipelines.streaming")
 
 
 class LakeSink:
@@ -108,17 +111,27 @@ class LakeSink:
             kind, feed, session = place
             if small < (2 if session < today else MANY_SMALL):
                 continue
-            merged = merge_some(
-                self._database,
-                self._lake,
-                kind,
-                stream=self._stream,
-                market=self._market,
-                feed=feed,
-                session=session,
-                at=self._clock(),
-                most_rows=ROWS_A_LOT,
-            )
+            try:
+                merged = merge_some(
+                    self._database,
+                    self._lake,
+                    kind,
+                    stream=self._stream,
+                    market=self._market,
+                    feed=feed,
+                    session=session,
+                    at=self._clock(),
+                    most_rows=ROWS_A_LOT,
+                )
+            except (LakeError, OSError) as error:
+                # They stay as they are. Neither what comes in nor other sessions may wait for a damaged file.
+                _log.error(
+                    "small segments of the lake cannot be merged",
+                    stream=self._stream,
+                    session=str(session),
+                    reason=str(error),
+                )
+                merged = Merged()
             # What cannot be merged waits for others to be merged with.
             self._touched[place] = merged.small_left if merged.segments else 0
             if merged.segments:
@@ -184,3 +197,7 @@ class LakeSink:
             at=self._clock(),
         ):
             raise SinkUnavailable(f"the lake's cursor of {self._stream} was moved by another process; reading it anew")
+        if streamed_elsewhere(connection, self._stream, chunk.journal):
+            raise SinkUnavailable(
+                f"{self._stream} is streamed by another process since this batch was begun; nothing of it is stored"
+            )

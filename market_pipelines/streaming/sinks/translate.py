@@ -17,7 +17,6 @@ _FOR_A_PERSON = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
     psycopg.errors.InvalidSchemaName,
-    psycopg.errors.ReadOnlySqlTransaction,
     psycopg.errors.InvalidPassword,
     psycopg.errors.InvalidAuthorizationSpecification,
 )

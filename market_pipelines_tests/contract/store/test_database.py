@@ -42,6 +42,14 @@ class TestDatabase:
             connection.execute("SELECT pg_sleep(30)")
         postgres_server.drop(url)
 
+    def test_a_server_that_became_a_standby_is_away_and_asked_anew(self, database: Database) -> None:
+        with pytest.raises(DatabaseUnavailable, match="takes no writes"), database.connection() as connection:
+            demoted = connection.info.backend_pid
+            connection.execute("SET TRANSACTION READ ONLY")
+            connection.execute("UPDATE market.stream_status SET detail = ''")
+        with database.connection() as connection:
+            assert connection.info.backend_pid != demoted
+
     def test_times_are_utc(self, database: Database) -> None:
         with database.connection() as connection:
             assert connection.execute("SHOW timezone").fetchone() == ("UTC",)

@@ -40,7 +40,7 @@ def emptied_of_streams(database: Database) -> Database:
             """
             TRUNCATE market.latest_quotes, market.stream_gaps, market.stream_cursors, market.stream_rejects,
                      market.stream_trades, market.stream_quotes, market.stream_bands, market.stream_bars,
-                     market.tick_segments
+                     market.tick_segments, market.stream_status
             RESTART IDENTITY
             """
         )

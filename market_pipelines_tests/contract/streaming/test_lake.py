@@ -24,6 +24,7 @@ from market_pipelines.store.lake_columns import encoded
 from market_pipelines.store.lake_compaction import compact, sweep
 from market_pipelines.store.lake_overview import overview
 from market_pipelines.store.lake_views import connect_lake, lake_views, script
+from market_pipelines.store.streams import Claim, acquire
 from market_pipelines.streaming.sinks.lake import LakeSink
 from market_pipelines.streaming.sinks.protocol import SinkUnavailable
 from market_pipelines_tests.contract.streaming.chunks import FEED, NOW, OPENS, chunk, ids, ids_of, some_rows, table
@@ -69,6 +70,18 @@ def house(emptied: Database, tmp_path: Path) -> House:
 
 
 # --- segments ---------------------------------------------------------------------------------------------------
+
+
+def test_the_names_of_new_folders_are_as_durable_as_the_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr("market_pipelines.store.disk.sync_folder", synced.append)
+    lake = TickLake(tmp_path / "lake")
+    rows = encoded(table(TRADES, some_rows(TRADES, 0, 1)), TRADES)
+    put = lake.put(rows, TRADES, feed=FEED, market="us", session=MONDAY, name="one", source="a test", at=NOW)
+    session = (lake.root / put.path).parent
+    assert synced == [tmp_path, lake.root, lake.root / "trades", session.parent]
 
 
 def test_a_tick_belongs_to_the_exchanges_own_date(house: House) -> None:
@@ -135,6 +148,43 @@ def test_a_cursor_that_somebody_else_has_moved_stops_the_batch(house: House) -> 
     with pytest.raises(SinkUnavailable, match="another process"):
         slow.write(replace(chunk(0), upto=25))
     assert sorted(ids_of(house.stored(TRADES), TRADES)) == ids([chunk(0)], [TRADES])
+
+
+def test_whose_lease_was_taken_while_a_batch_was_being_written_does_not_list_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who took it over may have filled from history what this batch holds."""
+    sink = house.sink()
+    sink.write(chunk(0))
+    files = house.lake.put
+
+    def slowly(*told: Any, **named: Any) -> Segment:
+        with house.database.connection() as connection:
+            assert acquire(connection, claim("another", journal="of another machine")) is None
+        return files(*told, **named)
+
+    monkeypatch.setattr(house.lake, "put", slowly)
+    with pytest.raises(SinkUnavailable, match="streamed by another process"):
+        sink.write(chunk(1))
+    assert everything(house) == ids([chunk(0)])
+    cursor = house.sink().open()
+    assert cursor is not None and cursor.position == chunk(0).upto
+
+
+def claim(holder: str, journal: str) -> Claim:
+    return Claim(
+        stream="us-polygon",
+        market="us",
+        feed="polygon",
+        asset_class="stocks",
+        provider=FEED,
+        holder=holder,
+        host=holder,
+        pid=1,
+        hosted_by="process",
+        run_id=None,
+        journal=journal,
+    )
 
 
 def test_segments_of_before_ticks_were_marked_are_still_read(house: House) -> None:
@@ -258,6 +308,21 @@ def test_the_sink_merges_what_it_has_written(house: House, monkeypatch: pytest.M
         sink.tidy()
     assert [len(house.listed(kind)) for kind in TickKind] == [1] * len(TickKind)
     assert everything(house) == sorted([*expected, *ids([chunk(3)])])
+
+
+def test_a_segment_that_cannot_be_read_holds_up_neither_storing_nor_other_merges(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("market_pipelines.streaming.sinks.lake.MANY_SMALL", 3)
+    monkeypatch.setattr("market_pipelines.streaming.sinks.lake._LOOK_SECONDS", 0.0)
+    small_ones(house, 3)
+    (house.lake.root / house.listed(QUOTES)[1].path).unlink()
+    sink = house.sink()
+    for _ in range(len(TickKind)):
+        sink.tidy()
+    assert [len(house.listed(kind)) for kind in TickKind if kind is not QUOTES] == [1] * (len(TickKind) - 1)
+    assert len(house.listed(QUOTES)) == 3, "what is left of them stays as it is"
+    assert sink.write(chunk(3))
 
 
 def test_files_that_no_longer_count_go_after_a_while(house: House) -> None:

@@ -14,7 +14,7 @@ from market_pipelines.streaming.care import Care
 from market_pipelines.streaming.connection import Watch
 from market_pipelines.streaming.dialogue import Topics
 from market_pipelines.streaming.feeds.massive_dialogue import Entitlements, MassiveDialogue
-from market_pipelines.streaming.feeds.sockets import Resolved, SocketFeed
+from market_pipelines.streaming.feeds.sockets import Resolved, Resolver, SocketFeed
 from market_pipelines.streaming.opening import OpeningHours
 from market_pipelines.streaming.plan import AssetClass, Channel, FeedName, StreamPlan
 from market_pipelines.streaming.watchdog import Mute, Silence
@@ -76,6 +76,7 @@ def streaming(
     care: Care = QUICK,
     mute: Watch = never_mute,
     answer_seconds: float = 0.3,
+    resolver: Resolver | None = None,
 ) -> Iterator[SocketFeed]:
     entitlements = Entitlements()
     feed = SocketFeed(
@@ -84,7 +85,7 @@ def streaming(
         dialogue=lambda: MassiveDialogue(
             KEY, AssetClass.STOCKS, entitlements, greeting_seconds=0.5, answer_seconds=answer_seconds
         ),
-        resolver=AsTheyAre(plan.channels),
+        resolver=resolver or AsTheyAre(plan.channels),
         per_connection=plan.symbols_per_connection,
         opening=OpeningHours(partial(trading_calendar, "XNYS"), market_hours=plan.market_hours),
         mute=mute,

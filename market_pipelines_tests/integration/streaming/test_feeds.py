@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 
@@ -215,13 +216,24 @@ def test_a_provider_that_refuses_is_told_of_and_asked_more_seldom(house: House) 
         assert len(witness.losses) == 1
 
 
+def test_what_the_database_does_not_take_ends_no_polling(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> str:
+        raise psycopg.errors.UndefinedTable("while somebody restores it from a backup")
+
+    monkeypatch.setattr(PolledFeed, "_round", refused)
+    witness = Witness()
+    with running(house.platform, STOOQ, witness):
+        witness.until(lambda: witness.losses)
+        assert not witness.failures
+
+
 def test_more_symbols_than_an_answer_holds_are_asked_for_in_batches(house: House) -> None:
     listed = tuple(one.symbol for one in house.platform.market("us").instruments)
     more = tuple(f"ZZ{number:02d}" for number in range(20))
     witness = Witness()
     plan = replace(STOOQ, market="us", symbols=(*listed, *more))
     with running(house.platform, plan, witness) as feed:
-        witness.until(lambda: {origin for origin, _ in witness.frames} >= {"stooq-1"})
+        witness.until(lambda: {origin for origin, _ in witness.frames} >= {"stooq-1"}, 20)
         assert [one.symbols for one in feed.connections()] == [50, len(listed) + 20 - 50]
         feed.follow(listed[:3])
         assert [one.symbols for one in feed.connections()] == [3]
@@ -270,6 +282,13 @@ def test_a_chain_is_asked_until_somebody_quotes(house: House) -> None:
 def contracts(house: House, plan: StreamPlan) -> Contracts:
     platform = house.platform
     return Contracts(platform, platform.market(plan.market), plan, platform.providers["polygon"])
+
+
+def test_what_has_no_options_is_left_out_and_told(house: House) -> None:
+    found = contracts(house, replace(OPTIONS, max_expiry_days=14)).resolve(("^SPX", "AAPL"))
+    assert found.symbols
+    assert [(one.status, one.detail) for one in found.notices] == [("left_out", "polygon has no options on ^SPX")]
+    assert contracts(house, OPTIONS).resolve(("^SPX",)).refused == "polygon has no options on ^SPX"
 
 
 def test_contracts_are_looked_up_by_underlying_and_kept(house: House) -> None:

@@ -274,14 +274,21 @@ def test_a_replay_never_carries_a_sink_past_what_it_never_got(desk: Desk) -> Non
     assert desk.stored() == before
 
 
-def test_a_journal_that_was_deleted_is_a_gap_since_what_is_stored(desk: Desk) -> None:
+@pytest.mark.parametrize("wholly", [True, False])
+def test_a_journal_that_was_deleted_is_a_gap_since_what_is_stored(wholly: bool, desk: Desk) -> None:
     with desk.streaming():
         until(lambda: sum(desk.stored().values()) > 20, "rows in the lake")
     stopped = datetime.now(UTC)
-    shutil.rmtree(journal_folder(desk.platform, PLAN.name))
+    folder = journal_folder(desk.platform, PLAN.name)
+    if wholly:
+        shutil.rmtree(folder)
+    for segment in folder.glob("*.sqlite*"):
+        segment.unlink()
     with desk.streaming():
         until(lambda: any(gap.ends_at is not None for gap in desk.gaps()), "the gap has ended")
         (gap,) = desk.gaps()
+        before = sum(desk.stored().values())
+        until(lambda: sum(desk.stored().values()) > before, "what comes is stored")
     assert timedelta() < stopped - gap.begins_at < timedelta(seconds=60)
 
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import count
+from typing import Any
 
 import pytest
 
+from market_pipelines.streaming.feeds import sockets
+from market_pipelines.streaming.feeds.allotment import allot
+from market_pipelines.streaming.feeds.sockets import Resolved
 from market_pipelines.streaming.feeds.yahoo import YahooDialogue
 from market_pipelines_tests.integration.streaming import socket_feeds
-from market_pipelines_tests.integration.streaming.socket_feeds import PLAN, streaming
+from market_pipelines_tests.integration.streaming.socket_feeds import PLAN, AsTheyAre, streaming
 from market_pipelines_tests.websocket_server import QUICK, FakePolygon, Witness, bare_server, eventually, text_frame
 
 EIGHT = ("AAPL", "MSFT", "IBM", "KO", "PEP", "XOM", "JPM", "V")
@@ -117,6 +122,53 @@ def test_outside_the_market_hours_a_plan_that_keeps_them_is_not_connected(monkey
         witness.until(lambda: len(witness.told("closed")) == 2)
         eventually(lambda: not polygon.subscribed())
         assert not witness.losses, "nothing is missing when the exchange is closed"
+
+
+def test_what_was_dealt_is_not_dealt_again_with_every_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    dealt: list[int] = []
+
+    def counted(*told: Any, **named: Any) -> tuple[tuple[str, ...], ...]:
+        dealt.append(named["most"])
+        return allot(*told, **named)
+
+    monkeypatch.setattr(sockets, "allot", counted)
+    witness = Witness()
+    with FakePolygon() as polygon, streaming(polygon.url, witness, plan=FOUR_SOCKETS) as feed:
+        witness.until(lambda: len(witness.told("subscribed")) == 4)
+        looked: list[None] = []
+        monkeypatch.setattr(feed, "_open_next", lambda: looked.append(None))
+        feed.changed()
+        eventually(lambda: looked)
+        assert dealt == [4]
+
+
+class Expiring(AsTheyAre):
+    """Symbols that there are on some days only, as contracts of the day are."""
+
+    there = True
+    looked_at = True
+
+    def resolve(self, symbols: Sequence[str]) -> Resolved:
+        self.looked_at = self.there
+        return super().resolve(symbols) if self.there else Resolved((), refused="nothing expires on a Saturday")
+
+    def stale(self, _now: datetime, /) -> bool:
+        return self.there != self.looked_at
+
+
+def test_a_day_without_contracts_is_waited_out() -> None:
+    witness, resolver = Witness(), Expiring(PLAN.channels)
+    with FakePolygon() as polygon, streaming(polygon.url, witness, resolver=resolver) as feed:
+        witness.until(lambda: witness.told("subscribed"))
+        resolver.there = False
+        feed.changed()
+        eventually(lambda: not polygon.subscribed())
+        assert [(one.state, one.detail) for one in feed.connections()] == [("closed", "nothing expires on a Saturday")]
+        resolver.there = True
+        feed.changed()
+        witness.until(lambda: len(witness.told("subscribed")) == 2)
+        assert not witness.failures
+        assert not witness.losses, "nothing is missing while there is nothing"
 
 
 def test_a_stop_is_heeded_at_once() -> None:

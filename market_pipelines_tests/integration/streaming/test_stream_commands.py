@@ -42,6 +42,7 @@ def desk(
         (("gaps", "list", "--stream", "us-polygn"), 2, "never ran; there are none"),
         (("stop",), 0, "no stream runs"),
         (("reload",), 1, "no stream runs: nobody reads symbols again"),
+        (("run", "--feed", "poll", "--provider", "bloomberg"), 2, "--provider 'bloomberg' is not known; accepted:"),
     ],
 )
 def test_where_nobody_ever_streamed(words: tuple[str, ...], code: int, said: str, desk: Desk) -> None:
@@ -115,3 +116,15 @@ def test_what_threads_say_after_a_second_ctrl_c_is_not_heard(
         logging.disable(logging.NOTSET)
     assert caplog.text == ""
     assert capsys.readouterr().err == ""
+
+
+def test_a_start_in_the_background_has_a_log_that_status_names(desk: Desk) -> None:
+    log = desk.home / "run" / "stream-pl-stooq.log"
+    started = desk.run("stream", "start", "--feed", "stooq", "--market", "pl", "--log-level", "INFO")
+    try:
+        assert started.code == 0, started.err
+        assert f"its log: {log}\n" in started.err
+        assert "streaming" in log.read_text()
+        assert f", log {log}\n" in desk.run("stream", "status").out
+    finally:
+        assert desk.run("stream", "stop").code == 0

@@ -71,7 +71,12 @@ def test_statuses_and_data_may_share_a_frame() -> None:
     assert not wire.statuses(b'[{"ev":"status","status":"success"}]').data
 
 
-@pytest.mark.parametrize("frame", [b'{"status"', b'["status"]', b"\xff\xfe", b'[{"ev":"status","status":7}]', b"[]"])
+NESTED = b'[{"x":%b%b,"ev":"status","status":"success"}]' % (b"[" * 100_000, b"]" * 100_000)
+
+
+@pytest.mark.parametrize(
+    "frame", [b'{"status"', b'["status"]', b"\xff\xfe", b'[{"ev":"status","status":7}]', b"[]", NESTED]
+)
 def test_what_is_no_status_is_left_to_the_decoder(frame: bytes) -> None:
     read = wire.statuses(frame)
     assert read.found == ()

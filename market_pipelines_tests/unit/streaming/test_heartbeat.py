@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import cast
 from unittest.mock import patch
 
+import psycopg
 import pytest
 
 from market_pipelines.store.database import DatabaseUnavailable
@@ -92,10 +93,15 @@ def test_who_stood_still_and_lost_the_lease_writes_nowhere(heartbeat: Heartbeat,
     assert len(row.asked) == 1
 
 
+@pytest.mark.parametrize(
+    "trouble",
+    [DatabaseUnavailable("away"), psycopg.errors.UndefinedTable("while somebody restores it from a backup")],
+    ids=["away", "without tables"],
+)
 def test_without_the_database_nothing_is_written_there_and_elsewhere_it_is(
-    heartbeat: Heartbeat, row: Row, clock: Clock
+    trouble: Exception, heartbeat: Heartbeat, row: Row, clock: Clock
 ) -> None:
-    row.trouble = DatabaseUnavailable("away")
+    row.trouble = trouble
     clock.now += TOO_LONG
     assert heartbeat.not_lost()
     assert not heartbeat.still_ours()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from market_pipelines.cli.stream_status import cut_short, sentence
+from market_pipelines.cli.stream_status import cut_short, note_of, sentence
+from market_pipelines.store.stream_gaps import GapRow, GapStatus
 from market_pipelines.store.streams import StreamRow, StreamState, Wish
 from market_pipelines.streaming.status import StreamsState, document
 
@@ -105,3 +106,23 @@ def test_what_a_person_has_to_do_is_told_to_its_end() -> None:
         {"sink": "questdb", "state": "retrying", "last_error": "short"},
     ]
     assert list(cut_short([replace(ROW, sinks=sinks)])) == [f"us-polygon, pocketbase: {told}"]
+
+
+def test_a_stream_with_a_log_of_its_own_says_where_it_is() -> None:
+    logged = replace(ROW, counters={**ROW.counters, "log": "/data/run/stream-us-polygon.log"})
+    for row in (logged, replace(logged, valid=False), replace(logged, state=StreamState.STOPPED)):
+        assert sentence(row).endswith(", log /data/run/stream-us-polygon.log")
+    assert "log /" not in sentence(ROW)
+
+
+def test_an_open_gap_says_for_how_long_and_whether_anybody_will_ask() -> None:
+    begins = NOW - timedelta(days=3)
+    gap = GapRow(
+        1, "g", "us-polygon", "us", "polygon", "", "crashed", None, ["trades"], None, begins, None, begins,
+        GapStatus.OPEN, "", 0, None, 0, None,
+    )  # fmt: skip
+    assert note_of(gap, NOW, running=True) == "open for 3 days"
+    assert note_of(gap, NOW, running=False) == "open for 3 days; its stream does not run"
+    settled = replace(gap, status=GapStatus.UNFILLABLE, reason="the quota is spent", retry_at=NOW)
+    assert note_of(settled, NOW, running=True) == "the quota is spent; asked again at 15:00:00 UTC"
+    assert note_of(settled, NOW, running=False) == "the quota is spent"
