@@ -3,6 +3,7 @@
 How they are built is decided in `market.tape` and `pipeline.bars_from_ticks`; here is only when, and how it is shown.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from market_pipelines.market.sessions import trading_calendar
 from market_pipelines.orchestration.annotations import annotate, row_count, with_details
 from market_pipelines.orchestration.cron import lane, overtaken, written
 from market_pipelines.orchestration.partitions import SessionPartitionsDefinition
-from market_pipelines.orchestration.present import column_schema, counted, plot, table
+from market_pipelines.orchestration.present import ROWS_SHOWN, column_schema, counted, plot, table
 from market_pipelines.orchestration.realtime import REALTIME_LAYER, quotes_key, trades_key
 from market_pipelines.orchestration.resources import PlatformResource
 from market_pipelines.orchestration.schedules import Decision, once, range_tags, refresh_ticks, run_key
@@ -128,14 +129,14 @@ def _bars(market: MarketDefinition, setup: StreamSetup, partitions: SessionParti
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         from market_pipelines.pipeline.bars_from_ticks import NoTicks, build_bars  # noqa: PLC0415 (loads polars)
 
-        built, reasons = [], []
+        built, reasons = BuiltSessions(), []
         with platform.opened(asks=False) as opened:
             now = opened.clock()
             span = span_of_run(context.run.tags, market, now)
             sessions = trading_calendar(market.mic, now).sessions(span.start, span.end)
             for session in sessions:
                 try:
-                    built.append(
+                    built.add(
                         build_bars(
                             opened,
                             market,
@@ -149,128 +150,132 @@ def _bars(market: MarketDefinition, setup: StreamSetup, partitions: SessionParti
                 except NoTicks as error:
                     reasons.append(str(error))
                     context.log.info(str(error))
-        if not built:
+        if not built.by_session:
             raise dg.Failure(reasons[0] if len(reasons) == 1 else f"none of {len(reasons)} sessions was streamed")
-        annotate(context, key, with_details(_by_session(built), newest_key(context, span), _details(built)))
+        annotate(context, key, with_details(built.by_session, newest_key(context, span), built.details()))
         yield dg.MaterializeResult(asset_key=key)
-        yield _agreement(key, built)
-        yield _coverage(key, built)
+        yield built.agreement(key)
+        yield built.coverage(key)
 
     return bars_from_ticks
 
 
-def _by_session(built: "Sequence[BuiltBars]") -> dict[str, dict[str, Any]]:
-    return {
-        one.session.isoformat(): {
+class BuiltSessions:
+    """What is told of the sessions of a run. Their bars are in the database: a backfill has hundreds of sessions, of
+    which a few figures are kept here, and the bars of the newest."""
+
+    def __init__(self) -> None:
+        self.by_session: dict[str, dict[str, Any]] = {}
+        """Metadata by partition, oldest first."""
+        self._ticks = self._replaced = self._incomplete = 0
+        self._seconds = 0.0
+        self._symbols: set[str] = set()
+        self._counts = {name: Counter[str]() for name in ("source", "phase", "feed")}
+        self._compared: list[tuple[str, str, int, int, int, int, int, int]] = []
+        self._worst = pd.DataFrame()
+        self._covered: list[tuple[str, int, int, int, float]] = []
+        self._newest = pd.DataFrame()
+
+    def add(self, one: "BuiltBars") -> None:
+        """Sessions in order."""
+        session, covered = str(one.session), one.coverage
+        self.by_session[session] = {
             **row_count(len(one.bars)),
-            "covered": f"{one.coverage.covered} of {one.coverage.expected} regular minutes",
+            "covered": f"{covered.covered} of {covered.expected} regular minutes",
             "incomplete_rows": one.incomplete,
         }
-        for one in built
-    }
+        self._ticks += one.ticks
+        self._replaced += one.replaced
+        self._incomplete += one.incomplete
+        self._seconds += one.seconds
+        self._symbols.update(one.bars["symbol"])
+        for name, count in self._counts.items():
+            count.update(one.bars[name])
+        self._covered.append((session, covered.expected, covered.covered, covered.unfilled_gaps, covered.share))
+        for each in one.comparisons:
+            differing = len(each.differing)
+            figures = (each.compared, each.equal, each.within, differing, each.only_ours, each.only_theirs)
+            self._compared.append((session, each.title, *figures))
+            if differing:
+                worst = pd.concat([self._worst, each.differing.assign(beside=each.title)], ignore_index=True)
+                worst = worst.sort_values(["bp", "volume_share"], ascending=False, ignore_index=True)
+                self._worst = worst.head(ROWS_SHOWN).copy()  # a part of it would keep all of it
+        self._newest = one.bars
 
-
-def _details(built: "Sequence[BuiltBars]") -> Mapping[str, Any]:
-    newest = built[-1]
-    bars = pd.concat([one.bars for one in built], ignore_index=True)
-    regular = newest.bars[newest.bars["phase"] == Phase.REGULAR.value]
-    by_symbol = (
-        newest.bars.groupby("symbol")
-        .agg(
-            minutes=("ts", "size"), incomplete=("complete", lambda whole: int((~whole).sum())), volume=("volume", "sum")
-        )
-        .reset_index()
-    )
-    return {
-        "rows": len(bars),
-        "symbols": int(bars["symbol"].nunique()),
-        "ticks": sum(one.ticks for one in built),
-        "replaced": sum(one.replaced for one in built),
-        "incomplete_rows": int((~bars["complete"]).sum()),
-        "rows_by_source": counted(bars["source"]),
-        "rows_by_phase": counted(bars["phase"]),
-        "rows_by_feed": counted(bars["feed"]),
-        "seconds": round(sum(one.seconds for one in built), 3),
-        "by_symbol": table(by_symbol),
-        "compared": table(_summaries(built)),
-        "differing": table(_differing(built)),
-        "volume_by_minute": plot(
-            regular.groupby("ts")["volume"].sum().tolist(), "volume along the newest session, by minute"
-        ),
-    }
-
-
-def _summaries(built: "Sequence[BuiltBars]") -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            (
-                str(one.session),
-                each.title,
-                each.compared,
-                each.equal,
-                each.within,
-                len(each.differing),
-                each.only_ours,
-                each.only_theirs,
+    def details(self) -> Mapping[str, Any]:
+        newest = self._newest
+        regular = newest[newest["phase"] == Phase.REGULAR.value]
+        by_symbol = (
+            newest.groupby("symbol")
+            .agg(
+                minutes=("ts", "size"),
+                incomplete=("complete", lambda whole: int((~whole).sum())),
+                volume=("volume", "sum"),
             )
-            for one in built
-            for each in one.comparisons
-        ],
-        columns=["session", "with", "compared", "equal", "within", "differing", "only_ours", "only_theirs"],
-    )
+            .reset_index()
+        )
+        return {
+            "rows": self._counts["source"].total(),
+            "symbols": len(self._symbols),
+            "ticks": self._ticks,
+            "replaced": self._replaced,
+            "incomplete_rows": self._incomplete,
+            **{f"rows_by_{name}": counted(count) for name, count in self._counts.items()},
+            "seconds": round(self._seconds, 3),
+            "by_symbol": table(by_symbol),
+            "compared": self._summary(),
+            "differing": self._differing(),
+            "volume_by_minute": plot(
+                regular.groupby("ts")["volume"].sum().tolist(), "volume along the newest session, by minute"
+            ),
+        }
 
+    def agreement(self, key: dg.AssetKey) -> dg.AssetCheckResult:
+        compared, differing = sum(one[2] for one in self._compared), sum(one[5] for one in self._compared)
+        share = differing / compared if compared else 0.0
+        words = f"{differing} of {compared} bars differ." if compared else "There is nothing yet to compare with."
+        return dg.AssetCheckResult(
+            asset_key=key,
+            check_name=AGREES,
+            passed=share <= DIFFERING_SHARE,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=words,
+            metadata={
+                "bars_compared": float(compared),
+                "bars_differing": float(differing),
+                "differing_share": share,
+                "compared": self._summary(),
+                "differing": self._differing(),
+                "sessions": self._span,
+            },
+        )
 
-def _differing(built: "Sequence[BuiltBars]") -> pd.DataFrame:
-    found = [
-        each.differing.assign(beside=each.title) for one in built for each in one.comparisons if len(each.differing)
-    ]
-    if not found:
-        return pd.DataFrame()
-    worst = pd.concat(found, ignore_index=True).sort_values(["bp", "volume_share"], ascending=False)
-    return worst.assign(ts=worst["ts"].dt.strftime("%Y-%m-%d %H:%M"))
+    def coverage(self, key: dg.AssetKey) -> dg.AssetCheckResult:
+        session, expected, covered, unfilled, share = min(self._covered, key=lambda one: one[-1])
+        shown = pd.DataFrame(
+            [one[:-1] for one in self._covered], columns=["session", "regular_minutes", "seen_whole", "unfilled_gaps"]
+        )
+        return dg.AssetCheckResult(
+            asset_key=key,
+            check_name=COVERS,
+            passed=share >= COVERED_SHARE,
+            severity=dg.AssetCheckSeverity.WARN,
+            description=f"{covered} of {expected} regular minutes of {session} were seen whole; {unfilled} gaps are "
+            "not filled.",
+            metadata={"share": share, "by_session": table(shown), "sessions": self._span},
+        )
 
+    @property
+    def _span(self) -> str:
+        return f"{self._covered[0][0]} to {self._covered[-1][0]}"
 
-def _agreement(key: dg.AssetKey, built: "Sequence[BuiltBars]") -> dg.AssetCheckResult:
-    all_of = [each for one in built for each in one.comparisons]
-    compared, differing = sum(one.compared for one in all_of), sum(len(one.differing) for one in all_of)
-    share = differing / compared if compared else 0.0
-    words = f"{differing} of {compared} bars differ." if compared else "There is nothing yet to compare with."
-    return dg.AssetCheckResult(
-        asset_key=key,
-        check_name=AGREES,
-        passed=share <= DIFFERING_SHARE,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=words,
-        metadata={
-            "bars_compared": float(compared),
-            "bars_differing": float(differing),
-            "differing_share": share,
-            "compared": table(_summaries(built)),
-            "differing": table(_differing(built)),
-            "sessions": f"{built[0].session} to {built[-1].session}",
-        },
-    )
+    def _summary(self) -> dg.TableMetadataValue:
+        columns = ["session", "with", "compared", "equal", "within", "differing", "only_ours", "only_theirs"]
+        return table(pd.DataFrame(self._compared, columns=columns))
 
-
-def _coverage(key: dg.AssetKey, built: "Sequence[BuiltBars]") -> dg.AssetCheckResult:
-    worst = min(built, key=lambda one: one.coverage.share)
-    shown = pd.DataFrame(
-        [(str(one.session), one.coverage.expected, one.coverage.covered, one.coverage.unfilled_gaps) for one in built],
-        columns=["session", "regular_minutes", "seen_whole", "unfilled_gaps"],
-    )
-    return dg.AssetCheckResult(
-        asset_key=key,
-        check_name=COVERS,
-        passed=worst.coverage.share >= COVERED_SHARE,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=f"{worst.coverage.covered} of {worst.coverage.expected} regular minutes of {worst.session} were "
-        f"seen whole; {worst.coverage.unfilled_gaps} gaps are not filled.",
-        metadata={
-            "share": worst.coverage.share,
-            "by_session": table(shown),
-            "sessions": f"{built[0].session} to {built[-1].session}",
-        },
-    )
+    def _differing(self) -> dg.TableMetadataValue:
+        worst = self._worst
+        return table(worst.assign(ts=worst["ts"].dt.strftime("%Y-%m-%d %H:%M")) if len(worst) else worst)
 
 
 def bars_schedule(market: MarketDefinition, job_name: str, now: datetime) -> dg.ScheduleDefinition:

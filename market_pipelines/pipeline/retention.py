@@ -18,6 +18,7 @@ from market_pipelines.market.outcomes import Outcome
 from market_pipelines.pipeline.platform import Platform
 from market_pipelines.pipeline.refresh import instruments_of
 from market_pipelines.pipeline.replay import parse_again
+from market_pipelines.pipeline.stream_watch import FORGOTTEN
 from market_pipelines.pipeline.ticks import lake_of
 from market_pipelines.providers.protocol import Capability
 from market_pipelines.store.archive import ArchiveError
@@ -55,6 +56,7 @@ from market_pipelines.store.retention_policies import (
     STREAM_REJECTS,
     TablePolicy,
 )
+from market_pipelines.store.stream_gaps import abandon
 
 BODIES_A_BATCH = 200
 SECONDS_FOR_BODIES = 1800.0
@@ -112,7 +114,7 @@ class RetentionReport:
 
 def apply_retention(platform: Platform, *, dry_run: bool = False) -> RetentionReport:
     """Once over everything. `RetentionBusy` while another process does it, `RetentionRefused` where a batch did not
-    add up."""
+    add up. What streams that nobody runs any more have left open is settled, so that it grows old."""
     now, settings = platform.clock(), platform.settings
     # Requests before the archive: those whose answers go tonight are the next night's. The archive before the bars
     # that show what of it is covered.
@@ -130,17 +132,27 @@ def apply_retention(platform: Platform, *, dry_run: bool = False) -> RetentionRe
     )
     accounts: list[Account] = []
     with held_for_retention(platform.database):
+        settled = 0 if dry_run else _settle_abandoned(platform, now)
         for days, policies in rows[:1]:
             accounts += _rows(platform, policies, days, now, dry_run=dry_run)
         accounts.append(_archive(platform, now, dry_run=dry_run))
         accounts.append(_ticks(platform, now, dry_run=dry_run))
         for days, policies in rows[1:]:
             accounts += _rows(platform, policies, days, now, dry_run=dry_run)
+    if settled:
+        gaps = accounts.pop()
+        why = f"{settled} of streams that nobody runs were settled as unfillable"
+        accounts.append(replace(gaps, why_kept="; ".join(part for part in (gaps.why_kept, why) if part)))
     return RetentionReport(now, dry_run, tuple(accounts))
 
 
 def keeps(days: int) -> str:
     return f"{days} days" if days else _FOR_EVER
+
+
+def _settle_abandoned(platform: Platform, now: datetime) -> int:
+    with platform.database.connection() as connection:
+        return abandon(connection, now - FORGOTTEN, now)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ verdict (a check, an incident, a run) is the caller's business.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -37,7 +38,7 @@ FILLED_WITHIN = timedelta(minutes=15)
 FORGOTTEN = timedelta(days=4)
 """A stream that died so long ago and was never started again is nobody's any more."""
 _LOOK_BACK = timedelta(days=7)
-_UNFILLED = (GapStatus.OPEN, GapStatus.PARTIAL, GapStatus.UNFILLABLE)
+_GAPS_SHOWN = 3
 _POLLED = ("stooq", "poll")
 _BARS_LATER = timedelta(minutes=15)
 """After the providers' own bars within the session, which ours are compared with."""
@@ -93,6 +94,8 @@ class Watched:
     rows: tuple[StreamRow, ...]
     unfilled: tuple[GapRow, ...]
     """Gaps of the last days that history has not filled: those that are open, and of the newest session all."""
+    noted: tuple[GapRow, ...] = ()
+    """Filled ones of the newest session that have something to say: what history cannot bring, above all."""
 
     @property
     def running(self) -> tuple[StreamRow, ...]:
@@ -117,10 +120,12 @@ def watch(platform: Platform, market: MarketDefinition) -> Watched:
     status = market_status(calendar, now)
     with platform.database.connection() as connection:
         rows = stream_rows(connection, market=market.name)
-        gaps = gaps_between(connection, market.name, now - _LOOK_BACK, now, statuses=_UNFILLED) if rows else []
+        gaps = gaps_between(connection, market.name, now - _LOOK_BACK, now) if rows else []
     newest = _newest_session_begins(calendar, status)
-    kept = (gap for gap in gaps if gap.status is GapStatus.OPEN or (gap.ends_at or now) >= newest)
-    return Watched(market, now, status, tuple(rows), tuple(kept))
+    kept = [gap for gap in gaps if gap.status is GapStatus.OPEN or (gap.ends_at or now) >= newest]
+    unfilled = tuple(gap for gap in kept if gap.status is not GapStatus.FILLED)
+    noted = tuple(gap for gap in kept if gap.status is GapStatus.FILLED and gap.reason)
+    return Watched(market, now, status, tuple(rows), unfilled, noted)
 
 
 def figures(row: StreamRow) -> StreamFigures:
@@ -202,16 +207,23 @@ def lag(seen: Watched) -> Verdict:
 
 
 def gaps_filled(seen: Watched) -> Verdict:
-    """What was missed has been asked of the provider's history, and was there."""
+    """What was missed has been asked of the provider's history, and all that history has of it is there. What has no
+    history (price bands, bars of a second) is no reason to fail beside what has: it is told."""
     check = StreamCheck.GAPS_FILLED
     told = {"unfilled_gaps": float(len(seen.unfilled))}
     lasting = [gap for gap in seen.unfilled if _is_lasting(gap, seen.at)]
-    if not lasting:
-        words = "Nothing is missing." if not seen.unfilled else f"{len(seen.unfilled)} gaps are being filled."
-        return Verdict(check, True, words, figures=told)
-    shown = "; ".join(described(gap) for gap in lasting[:3])
-    more = f" and {len(lasting) - 3} more" if len(lasting) > 3 else ""
-    return Verdict(check, False, f"{shown}{more}", figures=told)
+    if lasting:
+        return Verdict(check, False, _listed(lasting), figures=told)
+    if seen.unfilled:
+        return Verdict(check, True, f"{len(seen.unfilled)} gaps are being filled.", figures=told)
+    if seen.noted:
+        return Verdict(check, True, f"All that history has is there. {_listed(seen.noted)}", figures=told)
+    return Verdict(check, True, "Nothing is missing.", figures=told)
+
+
+def _listed(gaps: Sequence[GapRow]) -> str:
+    more = f" and {len(gaps) - _GAPS_SHOWN} more" if len(gaps) > _GAPS_SHOWN else ""
+    return f"{'; '.join(described(gap) for gap in gaps[:_GAPS_SHOWN])}{more}"
 
 
 def described(gap: GapRow) -> str:

@@ -79,6 +79,14 @@ class Columns(NamedTuple):
     passed_over: int
 
 
+class _History(NamedTuple):
+    """Ticks of one answer, and what it says of them all."""
+
+    frame: pd.DataFrame
+    saved: SavedAnswer
+    feed: str
+
+
 class _Unreadable(Exception):
     """Why an answer tells nothing; for a person."""
 
@@ -173,20 +181,25 @@ class Decoder:
     def _answers(
         self, bodies: Sequence[bytes], received: Sequence[int], positions: Sequence[int], rejects: list[Reject]
     ) -> Iterator[tuple[TickKind, pa.Table]]:
+        history: dict[TickKind, list[_History]] = {}
         for body, received_ns, position in zip(bodies, received, positions, strict=True):
             shown = body
             try:
                 saved = answer_of(body)
                 shown = saved.body
-                table = self._answer(saved)
+                told = self._answer(saved)
             except (msgspec.MsgspecError, _Unreadable) as error:
                 reason = redact(str(error))
                 rejects.append(Reject(position, -1, Format.ANSWER, received_ns, reason, shown[:SHOWN]))
                 continue
-            if table is not None:
-                yield table
+            if isinstance(told, _History):
+                history.setdefault(_OF_TICKS[saved.capability], []).append(told)
+            elif told is not None:
+                yield told
+        for kind, all_of in history.items():
+            yield kind, _ticks(kind, all_of)
 
-    def _answer(self, saved: SavedAnswer) -> tuple[TickKind, pa.Table] | None:
+    def _answer(self, saved: SavedAnswer) -> tuple[TickKind, pa.Table] | _History | None:
         """None: an answer that there is nothing."""
         provider = self._providers.get(saved.provider)
         if provider is None:
@@ -208,8 +221,7 @@ class Decoder:
             return None
         if saved.capability == Capability.INTRADAY.value:
             return TickKind.AGGREGATES, _bars(parsed.bars, parsed.vwap, saved, feed)
-        kind = _OF_TICKS[saved.capability]
-        return kind, _ticks(parsed.bars, kind, saved, feed)
+        return _History(parsed.bars, saved, feed)
 
     def _question(self, saved: SavedAnswer, received_at: datetime) -> Any:
         instruments = tuple(self._instrument(symbol) for symbol in saved.symbols)
@@ -305,12 +317,17 @@ def _snapshots(
     return pa.Table.from_pylist(rows, schema=SNAPSHOTS)
 
 
-def _ticks(frame: pd.DataFrame, kind: TickKind, saved: SavedAnswer, feed: str) -> pa.Table:
-    marks = np.full(len(frame), _filled(saved), dtype=np.int32)
+def _ticks(kind: TickKind, history: Sequence[_History]) -> pa.Table:
+    """One table out of all answers: most have a few rows, and a table of their own costs more than those."""
+    rows = [len(one.frame) for one in history]
+    frame = pd.concat([one.frame for one in history], ignore_index=True)
+    marks = np.repeat(np.array([_filled(one.saved) for one in history], dtype=np.int32), rows)
     if kind is TickKind.QUOTES:
         marks[(frame["bid"].isna() | frame["ask"].isna()).to_numpy()] |= TickMark.ONE_SIDED
-    received = _stamps(len(frame), saved.received_ns)
-    return _table(frame.assign(received_at=received, feed=feed, marks=marks), _schema(kind))
+    received = np.repeat(np.array([one.saved.received_ns for one in history], dtype=np.int64), rows)
+    feeds = np.repeat(np.array([one.feed for one in history], dtype=object), rows)
+    stamps = pd.DatetimeIndex(received.view("datetime64[ns]"), tz="UTC")
+    return _table(frame.assign(received_at=stamps, feed=feeds, marks=marks), _schema(kind))
 
 
 def _filled(saved: SavedAnswer) -> TickMark:

@@ -2,8 +2,9 @@
 
 A gap is asked for once it has ended, symbol by symbol and channel by channel, through the house's own limiter,
 archive and ledger. A quarter of an hour after its end at the latest it is declared filled, partial or unfillable,
-with the reason; what may still come is asked for later all the same. Gaps of one sink alone are not filled, unless
-that sink is the lake: the others have what it lacks, and are not given what history brings for it.
+with the reason; what may still come is asked for later all the same. Filled is a gap that has all that history can
+bring: of what nobody has a history of (price bands, bars of a second) its reason tells. Gaps of one sink alone are
+not filled, unless that sink is the lake: the others have what it lacks, and are not given what history brings for it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from market_pipelines.store.stream_gaps import GapRow, GapStatus, gaps_due, sett
 from market_pipelines.streaming.decode import since_epoch
 from market_pipelines.streaming.entries import Format, SavedAnswer, packed
 from market_pipelines.streaming.feeds.protocol import Intake
-from market_pipelines.streaming.gap_questions import HISTORY, Question, neighbours, questions_about
+from market_pipelines.streaming.gap_questions import HISTORY, Asked, Question, neighbours, questions_about
 from market_pipelines.streaming.journal import JournalClosed
 from market_pipelines.streaming.plan import FeedName, StreamPlan
 
@@ -61,6 +62,7 @@ GIVEN_UP_AFTER = timedelta(days=3)
 MOST_QUESTIONS = 5_000
 """In one attempt; the rest waits for the next."""
 MINUTE = "1min"
+NOBODY_TRADED = "nobody traded in that time"
 WORKERS = 2
 _LOOK_SECONDS = 1.0
 _DURABLE_SECONDS = 30.0
@@ -215,13 +217,13 @@ class GapFiller:
             return Settlement(GapStatus.UNFILLABLE, provider)
         known = self._known.setdefault(gap.gap_key, _Progress())
         ended = gap.ends_at if gap.ends_at is not None else self._platform.clock()
-        questions, cut = questions_about(
+        asked = questions_about(
             gap, ended, self._market, provider, self._symbols(), at_all_hours=self._platform.simulated
         )
-        if not questions:
-            nothing = cut or "nobody traded in that time"
-            return Settlement(GapStatus.UNFILLABLE if cut else GapStatus.FILLED, nothing)
-        left = [one for one in questions if one not in known.done and one not in known.refused]
+        if not asked.questions:
+            nothing = "; ".join(part for part in (asked.cut, asked.lacking) if part)
+            return Settlement(GapStatus.UNFILLABLE, nothing) if nothing else Settlement(GapStatus.FILLED, NOBODY_TRADED)
+        left = [one for one in asked.questions if one not in known.done and one not in known.refused]
         later = self._ask(gap, provider, left[:MOST_QUESTIONS], known)
         if len(left) > MOST_QUESTIONS:
             later.append(f"{len(left) - MOST_QUESTIONS:,} more questions are asked the next time")
@@ -229,7 +231,7 @@ class GapFiller:
             return None
         if not self._wait_durable(_DURABLE_SECONDS):
             later.append("what was fetched is not on disk yet")
-        return self._settlement(gap, questions, known, later, cut)
+        return self._settlement(gap, asked, known, later)
 
     def _provider(self) -> DailyProvider | str:
         """Who is asked, or why nobody is."""
@@ -356,20 +358,19 @@ class GapFiller:
 
     # --- what came of it -------------------------------------------------------------------------------------
 
-    def _settlement(
-        self, gap: GapRow, questions: Sequence[Question], known: _Progress, later: Sequence[str], cut: str
-    ) -> Settlement:
+    def _settlement(self, gap: GapRow, asked: Asked, known: _Progress, later: Sequence[str]) -> Settlement:
         now = self._platform.clock()
-        reasons = [*dict.fromkeys(known.refused.values()), *([cut] if cut else []), *dict.fromkeys(later)]
-        reason = "; ".join(reasons)[:2000]
+        cut = [asked.cut] if asked.cut else []
+        reasons = [*dict.fromkeys(known.refused.values()), *cut, *dict.fromkeys(later)]
+        reason = "; ".join([*reasons, *([asked.lacking] if asked.lacking else [])])[:2000]
         if not reasons:
-            return Settlement(GapStatus.FILLED, "", known.rows)
+            return Settlement(GapStatus.FILLED, reason, known.rows)
         ended = gap.ends_at if gap.ends_at is not None else now
         if later and now - max(ended, gap.recorded_at) < DECLARED_WITHIN:
             pause = min(FIRST_PAUSE * (1 << min(gap.attempts, 10)), LONGEST_PAUSE)
             return Settlement(GapStatus.OPEN, reason, known.rows, now + pause)
         status = GapStatus.PARTIAL if known.done else GapStatus.UNFILLABLE
-        left = sum(one not in known.done for one in questions)
-        told = f"{left} of {len(questions)} questions are unanswered: {reason}" if left else reason
+        left = sum(one not in known.done for one in asked.questions)
+        told = f"{left} of {len(asked.questions)} questions are unanswered: {reason}" if left else reason
         again = now + LATER if later and now - ended < GIVEN_UP_AFTER else None
         return Settlement(status, told, known.rows, again)

@@ -41,6 +41,17 @@ class Question:
     end: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be asked about a gap."""
+
+    questions: tuple[Question, ...] = ()
+    cut: str = ""
+    """What of it will not be asked, though there is a history of it."""
+    lacking: str = ""
+    """What nobody has a history of: the gap is as full as it can be without it."""
+
+
 def questions_about(
     gap: GapRow,
     ended: datetime,
@@ -49,24 +60,27 @@ def questions_about(
     subscribed: Sequence[str],
     *,
     at_all_hours: bool,
-) -> tuple[list[Question], str]:
-    """What has to be asked, and what of the gap will not be. `subscribed`: now, for a gap that does not say.
-    `at_all_hours`: events come round the clock, as the simulator's do."""
+) -> Asked:
+    """`subscribed`: now, for a gap that does not say. `at_all_hours`: events come round the clock, as the simulator's
+    do. Nothing at all where nobody traded."""
     begins, ends = max(gap.begins_at, ended - LONGEST) - PAD, ended + PAD
-    cut = [] if gap.begins_at >= ended - LONGEST else [f"only the last {LONGEST.days} days of it are fetched"]
+    older = "" if gap.begins_at >= ended - LONGEST else f"only the last {LONGEST.days} days of it are fetched"
+    cut = [older] if older else []
     symbols = tuple(gap.symbols) if gap.symbols is not None else tuple(subscribed)
     if ALL in symbols:
         cut.append("the stream follows all symbols, and those of the market file alone are fetched")
         symbols = tuple(one.symbol for one in market.instruments if provider.covers(one))
     channels = [channel for channel in gap.channels if channel in HISTORY]
-    if lacking := sorted(set(gap.channels) - set(channels)):
-        cut.append(f"there is no history of {', '.join(lacking)}")
+    missing = sorted(set(gap.channels) - set(channels))
     spans = [(begins, ends)] if at_all_hours else list(_trading(market, begins, ends))
+    if not spans:
+        return Asked(cut=older)
     found = []
     for channel in channels:
         pieces = [piece for span in spans for piece in _pieces(*span)] if HISTORY[channel][1] else spans
         found += [Question(symbol, channel, start, end) for start, end in pieces for symbol in symbols]
-    return found, "; ".join(cut)
+    lacking = f"there is no history of {', '.join(missing)}" if missing else ""
+    return Asked(tuple(found), "; ".join(cut), lacking)
 
 
 def _trading(market: MarketDefinition, begins: datetime, ends: datetime) -> Iterator[tuple[datetime, datetime]]:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from copy import deepcopy
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
@@ -27,12 +28,11 @@ from market_pipelines.streaming.dedupe import Seen
 from market_pipelines.streaming.entries import Batch, Chunk
 from market_pipelines.streaming.journal import JournalClosed, JournalReader, PositionGone
 from market_pipelines.streaming.recall import Recall, cut
+from market_pipelines.streaming.warming import is_near, shared_from, warm_from
 
 ENTRIES_AT_ONCE = 50_000
 BYTES_AT_ONCE = 12_000_000
 """Of frames; about a hundred thousand events."""
-WARMED_WITH = 50_000
-"""Events before the first chunk that are looked at, to know what had been seen."""
 MOST_SYMBOLS = 2_000_000
 """Of which something is remembered at a time; beyond, remembering begins anew."""
 MOST_LINES = 16
@@ -40,11 +40,11 @@ WORTH_READING_AHEAD = BYTES_AT_ONCE // 3
 """What was this big has more behind it: while it is looked through, the next parts are being decoded."""
 AT_ONCE = 3
 """Parts in hand. Two decoders keep both busy: a core, and what of one the interpreter's lock leaves."""
+START_SECONDS = 30.0
+"""For which what had been seen where the first line began is kept for others."""
 CACHED_SECONDS = 10.0
 """Sinks that are in step come within one or two. What few events a second would let pile up for minutes is memory that
 nobody asks for, in thousands of small pieces."""
-_LOOKED_AT = 200
-"""Entries by which it is told how many events one has."""
 
 
 class Tail:
@@ -75,6 +75,7 @@ class Tail:
         self._lines: dict[int, _Line] = {}
         """By the position that they have come to; the one used last comes last."""
         self._at_work: dict[int, _Line] = {}
+        self._start = _Start(clock)
         self._ahead = ThreadPoolExecutor(AT_ONCE - 1, thread_name_prefix="decode")
         self._closed = False
 
@@ -97,7 +98,7 @@ class Tail:
                     break
                 if not self._changed.wait(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
                     return None
-            line = self._lines.pop(after, None) or _Line(self._reader_of(), self._decoder, self._journal, self._ahead)
+            line = self._lines.pop(after, None) or self._new_line()
             self._at_work[after] = line
             upto = min((begin for begin in (*self._kept, *self._at_work) if begin > after), default=None)
         made: Chunk | None = None
@@ -124,6 +125,9 @@ class Tail:
             line.close()
         self._ahead.shutdown()
 
+    def _new_line(self) -> _Line:
+        return _Line(self._reader_of(), self._decoder, self._journal, self._ahead, self._start)
+
     def _put_back(self, line: _Line, after: int, made: Chunk | None) -> None:
         dropped: list[_Line] = []
         with self._changed:
@@ -139,6 +143,7 @@ class Tail:
             while len(self._lines) > MOST_LINES:
                 dropped.append(self._lines.pop(next(iter(self._lines))))
             self._changed.notify_all()
+        self._start.cool()
         for one in dropped:
             one.close()
 
@@ -175,6 +180,35 @@ class _Memory:
         self.seen = Seen(self.zone)
 
 
+class _Start:
+    """What had been seen at one position, for every line that begins a little behind it: after a crash each sink goes
+    on somewhere else, within seconds of the others, and to look back is a second's work for each at full speed."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen: tuple[int, _Memory, float] | None = None
+
+    def memory(
+        self, is_near: Callable[[int], bool], look_back: Callable[[], tuple[int, _Memory]]
+    ) -> tuple[int, _Memory]:
+        """The position and what had been seen there, to be gone on with. `look_back` where nothing near is known."""
+        with self._lock:
+            if self._seen is None or not is_near(self._seen[0]):
+                self._seen = (*look_back(), self._clock())
+            position, memory, _ = self._seen
+            return position, deepcopy(memory)
+
+    def cool(self) -> None:
+        """Forgets what nobody has to begin with any more."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._seen is not None and self._clock() - self._seen[2] > START_SECONDS:
+                    self._seen = None
+            finally:
+                self._lock.release()
+
+
 @dataclass(frozen=True, slots=True)
 class _Part:
     """Consecutive entries that have been read and are being decoded, not yet held against what came before."""
@@ -195,7 +229,9 @@ class _Part:
 class _Line:
     """Somebody's way through the journal. Of one thread at a time."""
 
-    def __init__(self, reader: JournalReader, decoder: Decoder, journal: str, elsewhere: Executor) -> None:
+    def __init__(
+        self, reader: JournalReader, decoder: Decoder, journal: str, elsewhere: Executor, start: _Start
+    ) -> None:
         """`elsewhere`: where the next part is decoded while this one is looked through."""
         self.reader = reader
         self.position = -1
@@ -206,6 +242,7 @@ class _Line:
         self._decoder = decoder
         self._journal = journal
         self._elsewhere = elsewhere
+        self._start = start
         self._coming: deque[_Part] = deque()
         self._memory = _Memory(decoder.zone)
         self._recall = Recall(reader, decoder)
@@ -223,9 +260,10 @@ class _Line:
         if self._coming and (self._coming[0].after != after or upto is not None):
             self._forget_what_is_coming()
         entries = ENTRIES_AT_ONCE if upto is None else min(ENTRIES_AT_ONCE, upto - after)
-        while not self._coming and not self._begin(after, entries):
+        while not self._coming:
             if not self.reader.wait(after, max(0.0, deadline - time.monotonic())):
                 return None
+            self._begin(after, entries)
         while upto is None and len(self._coming) < AT_ONCE and self._coming[-1].size >= WORTH_READING_AHEAD:
             if not self._begin(self._coming[-1].last, ENTRIES_AT_ONCE):
                 break
@@ -247,26 +285,28 @@ class _Line:
 
     def _warm_up(self, after: int) -> None:
         try:
-            first = self.reader.first
-            position = max(first - 1, after - _LOOKED_AT)
-            near = self._between(position, after)
-            entries, events = sum(len(batch.bodies) for batch in near), sum(batch.events for batch in near)
-            if not entries:
-                return
-            each = max(1.0, events / entries)
-            position = max(first - 1, after - min(ENTRIES_AT_ONCE, round(WARMED_WITH / each)))
-            while position < after:
-                batches = self._between(position, after)
-                if not batches:
-                    return
-                self._remember(self._decoder.decode(batches))
-                position = batches[-1].last
+            position, self._memory = self._start.memory(
+                lambda shared: is_near(self.reader, shared, after), lambda: self._looked_back(after)
+            )
+            self._look_at(position, after)
         except PositionGone:
             return  # given up while it was read: then as much as there was
 
+    def _looked_back(self, after: int) -> tuple[int, _Memory]:
+        self._memory = _Memory(self._decoder.zone)
+        shared = shared_from(self.reader, after)
+        self._look_at(warm_from(self.reader, shared), shared)
+        return shared, self._memory
+
+    def _look_at(self, position: int, after: int) -> None:
+        while position < after:
+            batches = self._between(position, after)
+            if not batches:
+                return
+            self._remember(self._decoder.decode(batches))
+            position = batches[-1].last
+
     def _between(self, position: int, after: int) -> list[Batch]:
-        if position >= after:
-            return []
         read = self.reader.read(position, entries=after - position, size=BYTES_AT_ONCE)
         # Where the journal is damaged, fewer entries reach further: what lies beyond is still to come.
         return [cut(batch, after) for batch in read if batch.first <= after]

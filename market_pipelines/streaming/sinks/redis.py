@@ -52,22 +52,26 @@ _UNFIT_QUOTE = int(TickMark.OUTLIER | TickMark.FUTURE)
 _SCRIPT = """
 local stored = redis.call('GET', KEYS[1]) or ''
 if stored ~= ARGV[1] then return stored end
-local at, rows = 5, tonumber(ARGV[4])
+local at, rows, market = 6, tonumber(ARGV[4]), ARGV[5]
 for _ = 1, rows do
-  redis.call('PUBLISH', ARGV[at], ARGV[at + 1])
-  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'channel', ARGV[at], 'record', ARGV[at + 1])
+  local channel, record = ARGV[at], ARGV[at + 1]
+  redis.call('PUBLISH', channel, record)
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'channel', channel, 'record', record, 'market', market)
   at = at + 2
 end
 while ARGV[at] do
-  local key, clock, time, fields = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
+  local symbol, clock, time, fields = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3])
   at = at + 4
-  if (redis.call('HGET', key, clock) or '') <= time then
-    redis.call('HSET', key, clock, time)
-    for place = at, at + 2 * fields - 2, 2 do
-      if ARGV[place + 1] == '' then
-        redis.call('HDEL', key, ARGV[place])
-      else
-        redis.call('HSET', key, ARGV[place], ARGV[place + 1])
+  for _, key in ipairs({'latest:' .. symbol, 'latest:' .. market .. ':' .. symbol}) do
+    local whose = redis.call('HGET', key, 'market') or market
+    if whose == market and (redis.call('HGET', key, clock) or '') <= time then
+      redis.call('HSET', key, 'market', market, clock, time)
+      for place = at, at + 2 * fields - 2, 2 do
+        if ARGV[place + 1] == '' then
+          redis.call('HDEL', key, ARGV[place])
+        else
+          redis.call('HSET', key, ARGV[place], ARGV[place + 1])
+        end
       end
     end
   end
@@ -76,7 +80,9 @@ end
 redis.call('SET', KEYS[1], ARGV[2])
 return ARGV[2]
 """
-"""Does nothing unless the cursor is the expected one: an answer that got lost on the way is not applied twice."""
+"""Does nothing unless the cursor is the expected one: an answer that got lost on the way is not applied twice.
+`latest:<SYMBOL>` belongs to the market that was there first: a namesake of another market is another security, and is
+found under its market alone."""
 
 
 class _Stored(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -100,10 +106,13 @@ class _Piece(msgspec.Struct, frozen=True):
 class RedisSink:
     name = "redis"
 
-    def __init__(self, url: str, stream: str, *, kept: int = KEPT, rows_a_script: int = ROWS_A_SCRIPT) -> None:
+    def __init__(
+        self, url: str, stream: str, *, market: str, kept: int = KEPT, rows_a_script: int = ROWS_A_SCRIPT
+    ) -> None:
         self._url = url
         self._where = _address(url)
         self._cursor_key = f"market_pipelines:cursor:{stream}"
+        self._market = market
         self._kept = kept
         self._rows_a_script = rows_a_script
         self._client: Redis | None = None
@@ -114,7 +123,7 @@ class RedisSink:
     def from_settings(cls, settings: Settings, plan: StreamPlan) -> Self:
         if settings.redis_url is None:
             raise SinkRefused("REDIS_URL is not set")
-        return cls(settings.redis_url.get_secret_value(), plan.name)
+        return cls(settings.redis_url.get_secret_value(), plan.name, market=plan.market)
 
     def open(self) -> Cursor | None:
         try:
@@ -176,7 +185,7 @@ class RedisSink:
         answer = self._asked(
             lambda: self._script(
                 keys=[self._cursor_key, STREAM],
-                args=[self._raw, fresh, self._kept, piece.rows, *piece.arguments],
+                args=[self._raw, fresh, self._kept, piece.rows, self._market, *piece.arguments],
             )
         )
         if answer != fresh:
@@ -290,7 +299,7 @@ class RedisSink:
         return {TickKind(name): count for name, count in before.done.items()}
 
     def _newest(self, chunk: Chunk) -> list[list[str]]:
-        """For `latest:<SYMBOL>`: key, the field with its time, the time, how many fields, the fields."""
+        """For `latest:…`: symbol, the field with its time, the time, how many fields, the fields."""
         found: list[list[str]] = []
         for kind, (clock, fields) in _LATEST.items():
             frame = frame_of(chunk, kind)
@@ -301,7 +310,7 @@ class RedisSink:
             order = ("ts", "seq") if "seq" in frame.columns else ("ts",)
             last = frame.sort(*order, maintain_order=True).group_by("symbol").last()
             texts = last.select(
-                pl.format("latest:{}", "symbol").alias("key"),
+                pl.col("symbol"),
                 pl.lit(clock).alias("clock"),
                 iso(pl.col("ts")).alias("time"),
                 pl.lit(str(len(fields))).alias("fields"),

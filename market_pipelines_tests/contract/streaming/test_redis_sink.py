@@ -37,7 +37,7 @@ class RedisTarget:
         self.server = server
 
     def sink(self) -> RedisSink:
-        return RedisSink(self.server.url, "us-polygon", rows_a_script=ROWS_A_SCRIPT)
+        return RedisSink(self.server.url, "us-polygon", market="us", rows_a_script=ROWS_A_SCRIPT)
 
     def entries(self) -> list[tuple[str, dict[str, Any]]]:
         with self.server.client() as client:
@@ -58,7 +58,7 @@ class RedisTarget:
         return self.server.down()
 
     def refusing(self) -> RedisSink:
-        return RedisSink(self.server.wrong_url, "us-polygon")
+        return RedisSink(self.server.wrong_url, "us-polygon", market="us")
 
     def latest(self, symbol: str) -> dict[str, str]:
         with self.server.client() as client:
@@ -164,7 +164,29 @@ def test_the_newest_by_time_is_the_latest_whatever_the_order(target: RedisTarget
         "ask": "10.0",
         "quoted_at": "2026-03-02T14:30:00.000000009Z",
         "feed": "simulated-polygon",
+        "market": "us",
     }
+
+
+def test_a_namesake_of_another_market_is_found_under_its_market_and_overwrites_nobody(
+    target: RedisTarget, sink: RedisSink
+) -> None:
+    def quote(at: int, bid: float) -> dict[str, Any]:
+        return {"symbol": "ALE", "ts": OPENS + at, "received_at": OPENS, "seq": at, "bid": bid, "ask": bid + 1}
+
+    sink.write(_with(chunk(0), TickKind.QUOTES, [quote(1, 60.0)]))
+    with opened(RedisSink(target.server.url, "pl-stooq", market="pl")) as (warsaw, _):
+        warsaw.write(_with(chunk(0), TickKind.QUOTES, [quote(2, 30.0)]))
+    assert (target.latest("ALE")["market"], target.latest("ALE")["bid"]) == ("us", "60.0")
+    sink.write(_with(chunk(1), TickKind.QUOTES, [quote(3, 61.0)]))
+    found = {key: target.latest(key) for key in ("ALE", "us:ALE", "pl:ALE")}
+    assert {key: (kept["market"], kept["bid"]) for key, kept in found.items()} == {
+        "ALE": ("us", "61.0"),
+        "us:ALE": ("us", "61.0"),
+        "pl:ALE": ("pl", "30.0"),
+    }
+    with target.server.client() as client:
+        assert [entry["market"] for _, entry in client.xrange("ticks")] == ["us", "pl", "us"]
 
 
 def test_a_trade_that_makes_no_price_is_no_latest(target: RedisTarget, sink: RedisSink) -> None:
@@ -181,7 +203,7 @@ def test_a_trade_that_makes_no_price_is_no_latest(target: RedisTarget, sink: Red
 
 
 def test_the_stream_is_bounded(redis_server: RedisServer) -> None:
-    with opened(RedisSink(redis_server.url, "us-polygon", kept=500)) as (sink, _):
+    with opened(RedisSink(redis_server.url, "us-polygon", market="us", kept=500)) as (sink, _):
         for number in range(4):
             sink.write(chunk(number, rows=500, kinds=(TickKind.TRADES,)))
     with redis_server.client() as client:
@@ -236,7 +258,7 @@ def test_a_server_that_lost_the_cursor_is_not_written_to_before_it_is_opened_aga
 
 def test_two_streams_have_cursors_of_their_own(target: RedisTarget, sink: RedisSink) -> None:
     sink.write(chunk(0))
-    with opened(RedisSink(target.server.url, "pl-stooq")) as (other, cursor):
+    with opened(RedisSink(target.server.url, "pl-stooq", market="pl")) as (other, cursor):
         assert cursor is None
         other.write(chunk(1))
     assert sink.open() == Cursor(JOURNAL, chunk(0).upto)
@@ -297,7 +319,7 @@ def test_what_passes_by_itself_is_waited_for_and_the_rest_is_for_a_person(
         thread = threading.Thread(target=serve)
         thread.start()
         url = f"redis://:geheimnis-9@127.0.0.1:{server.getsockname()[1]}/0"
-        with closing(RedisSink(url, "us-polygon")) as sink, pytest.raises(kind, match=said) as told:
+        with closing(RedisSink(url, "us-polygon", market="us")) as sink, pytest.raises(kind, match=said) as told:
             sink.open()
         thread.join()
     assert "geheimnis-9" not in str(told.value)
@@ -305,7 +327,7 @@ def test_what_passes_by_itself_is_waited_for_and_the_rest_is_for_a_person(
 
 def test_an_option_in_the_address_that_nobody_understands_is_refused() -> None:
     with pytest.raises(SinkRefused, match=r"REDIS_URL \(127.0.0.1:1/0\) is not understood"):
-        RedisSink("redis://127.0.0.1:1/0?socket_timeout=soon", "us-polygon").open()
+        RedisSink("redis://127.0.0.1:1/0?socket_timeout=soon", "us-polygon", market="us").open()
 
 
 @pytest.mark.parametrize("port", ["99999", "abc", "0"])

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pytest
 
 import market_pipelines
+from market_pipelines.market.columns import with_marks
+from market_pipelines.market.live import TickMark
 from market_pipelines.market.records import TickKind
 from market_pipelines.pipeline.markets import read_markets
 from market_pipelines.pipeline.reading import BadQuestion
@@ -112,6 +116,26 @@ def test_status_and_merging(desk: Desk) -> None:
 def test_every_kind_of_tick_is_shown(kind: str, desk: Desk) -> None:
     told = desk.run("ticks", "AAPL", "--kind", kind, "--from", MONDAY, "--to", MONDAY, "--json")
     assert (told.code, {line["symbol"] for line in told.json}, len(told.json)) == (0, {"AAPL"}, 12)
+
+
+def test_ticks_of_one_market_with_marks_in_words_for_a_person(desk: Desk) -> None:
+    marked = chunk(0, kinds=(TickKind.QUOTES,), journal="of another market")
+    quotes = marked.tables[TickKind.QUOTES]
+    odd = with_marks(quotes, np.full(len(quotes), TickMark.CROSSED | TickMark.LATE, dtype=np.int32))
+    with Database(desk.url) as database:
+        sink = LakeSink(
+            database,
+            TickLake(desk.home / "lake"),
+            stream="pl-polygon",
+            market="pl",
+            zone=ZoneInfo("Europe/Warsaw"),
+            clock=lambda: datetime(2026, 3, 2, 15, tzinfo=UTC),
+        )
+        sink.open()
+        sink.write(replace(marked, tables={TickKind.QUOTES: odd}))
+    asked = ("ticks", "AAPL", "--market", "pl", "--kind", "quotes", "--from", MONDAY, "--to", MONDAY)
+    assert {line["marks"] for line in desk.run(*asked, "--json").json} == {65}
+    assert desk.run(*asked).out.splitlines()[1].endswith("CROSSED LATE")
 
 
 def test_only_what_providers_have_can_be_pulled(desk: Desk) -> None:

@@ -12,7 +12,15 @@ from market_pipelines.pipeline.retention import Account, apply_retention
 from market_pipelines.pipeline.ticks import lake_of
 from market_pipelines.store.lake import Streamed, list_segments
 from market_pipelines.store.lake_columns import encoded
-from market_pipelines.store.stream_gaps import GapStatus, NoticedGap, gap_of, record_closed, settle
+from market_pipelines.store.stream_gaps import (
+    GapStatus,
+    NoticedGap,
+    gap_of,
+    gaps_due,
+    record_closed,
+    record_opened,
+    settle,
+)
 from market_pipelines_tests.contract.streaming.chunks import some_rows, table
 from market_pipelines_tests.faults.house import House
 
@@ -117,8 +125,9 @@ def test_gaps_go_when_they_are_settled_and_nothing_needs_them(house: House) -> N
     dry = apply_retention(house.platform, dry_run=True)
     assert next((one.old, one.deleted) for one in dry.accounts if one.name == "stream_gaps") == (5, 3)
     told = accounts(house, **kept)["stream_gaps"]
-    assert (told.keeps, told.total, told.old, told.deleted, told.kept) == ("90 days", 6, 5, 3, 2)
+    assert (told.keeps, told.total, told.old, told.deleted, told.kept) == ("90 days", 6, 4, 3, 1)
     assert "not filled" in told.why_kept
+    assert told.why_kept.endswith("1 of streams that nobody runs were settled as unfillable")
     assert {row[0] for row in house.rows("SELECT gap_key FROM market.stream_gaps")} == {
         "old and lost", "old and open", "new and filled",
     }  # fmt: skip
@@ -137,3 +146,37 @@ def a_gap(house: House, key: str, begins: datetime, sink: str | None, status: Ga
         assert row is not None
         if status is not GapStatus.OPEN:
             settle(connection, row.gap_id, status, "", 0, None, ends)
+
+
+def test_what_a_stream_left_open_is_settled_when_nobody_has_run_it_for_days_and_asked_for_when_it_is_back(
+    house: House,
+) -> None:
+    now = house.clock()
+    died, begins = now - timedelta(days=5), now - timedelta(days=6)
+    with house.platform.database.connection() as connection:
+        for stream, heard in (("us-polygon", died), ("us-yahoo", now)):
+            connection.execute(
+                """
+                INSERT INTO market.stream_status (stream, market, feed, asset_class, provider, holder, host, pid,
+                    hosted_by, journal, state, started_at, heartbeat_at, lease_until)
+                VALUES (%s, 'us', 'polygon', 'stocks', 'p', 'h', 'here', 1, 'process', 'j', 'live', %s, %s, %s)
+                """,
+                (stream, heard, heard, heard),
+            )
+            goes_on = NoticedGap(f"{stream} goes on", stream, "us", "polygon", "disconnected", begins, ("trades",))
+            record_opened(connection, goes_on, begins)
+    a_gap(house, "ended", begins, None, GapStatus.OPEN)
+    accounts(house)
+    with house.platform.database.connection() as connection:
+        lost, ended, other = (gap_of(connection, key) for key in ("us-polygon goes on", "ended", "us-yahoo goes on"))
+        assert lost is not None
+        assert ended is not None
+        assert other is not None
+        assert (other.status, other.ends_at) == (GapStatus.OPEN, None)
+        assert (lost.status, lost.ends_at, lost.retry_at) == (GapStatus.UNFILLABLE, died, None)
+        assert f"us-polygon has not run since {died:%Y-%m-%d %H:%M} UTC" in lost.reason
+        assert [one.gap_key for one in gaps_due(connection, "us-polygon", now, now)] == ["ended"]
+        record_closed(connection, replace(goes_on, gap_key="us-polygon goes on", stream="us-polygon"), now, now)
+        again = gap_of(connection, "us-polygon goes on")
+        assert again is not None
+        assert (again.status, again.ends_at, again.reason) == (GapStatus.OPEN, now, "")

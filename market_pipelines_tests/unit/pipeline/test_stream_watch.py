@@ -188,6 +188,14 @@ def test_what_cannot_be_had_is_told_with_the_reason() -> None:
     assert "only in lake, unfillable: the feed has no history" in found.words
 
 
+def test_what_has_no_history_is_told_and_alarms_nobody() -> None:
+    full = gap(status=GapStatus.FILLED, reason="there is no history of luld")
+    found = gaps_filled(replace(seen(row()), noted=(full,)))
+    assert (found.passed, found.figures) == (True, {"unfilled_gaps": 0.0})
+    assert found.words.startswith("All that history has is there. us-polygon disconnected from 2025-06-13 15:00:00")
+    assert found.words.endswith("filled: there is no history of luld")
+
+
 # --- figures, incidents, runs ----------------------------------------------------------------------------------
 
 

@@ -102,7 +102,7 @@ class MemoryReader:
             return len(self._journal.entries) > after and not self.closed
 
     def position_at(self, received_ns: int) -> int:
-        return received_ns - NOW - 1
+        return max(0, received_ns - NOW - 1)
 
     def close(self) -> None:
         with self._journal.changed:

@@ -78,9 +78,11 @@ def test_no_gaps_are_no_questions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "status"), [(["luld"], GapStatus.UNFILLABLE), (["trades", "luld"], GapStatus.PARTIAL)]
+    ("channels", "status"), [(["luld"], GapStatus.UNFILLABLE), (["trades", "luld"], GapStatus.FILLED)]
 )
-def test_price_bands_have_no_history(channels: list[str], status: GapStatus, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_no_history_is_told_and_a_gap_with_all_the_rest_is_filled(
+    channels: list[str], status: GapStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     platform = SimpleNamespace(
         clock=lambda: NOON + timedelta(minutes=1), simulated=True, providers={"polygon": SimpleNamespace()}
     )

@@ -1,6 +1,7 @@
 """What history brings twice, or again after it was streamed, is told from the journal however long ago it came."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -10,8 +11,8 @@ from market_pipelines.market.records import TickKind
 from market_pipelines.providers.polygon import Polygon
 from market_pipelines.providers.protocol import Capability
 from market_pipelines.streaming import recall as recall_module
-from market_pipelines.streaming.decode import Decoder
-from market_pipelines.streaming.entries import SavedAnswer
+from market_pipelines.streaming.decode import Columns, Decoder
+from market_pipelines.streaming.entries import Batch, Format, SavedAnswer
 from market_pipelines.streaming.journal import JournalReader
 from market_pipelines.streaming.recall import Recall
 from market_pipelines_tests.unit.providers.polygon_events import NOW, NOW_MS, frame, quote, trade
@@ -21,9 +22,17 @@ SECOND = 1_000_000_000
 DECODER = Decoder(market=US, providers={"polygon": Polygon(None)}, feed="polygon")
 
 
-def history(kind: TickKind, *seqs: int, symbol: str = "AAPL") -> SavedAnswer:
+class CountingDecoder(Decoder):
+    answers = 0
+
+    def decode(self, batches: Sequence[Batch]) -> Columns:
+        self.answers += sum(len(batch.bodies) for batch in batches if batch.format is Format.ANSWER)
+        return super().decode(batches)
+
+
+def history(kind: TickKind, *seqs: int, symbol: str = "AAPL", at: int = NOW) -> SavedAnswer:
     """The same events as `frame(trade(q=…))` or `frame(quote(q=…))` has them, to the nanosecond."""
-    rows: list[dict[str, Any]] = [{"sequence_number": seq, "sip_timestamp": NOW + 456_789} for seq in seqs]
+    rows: list[dict[str, Any]] = [{"sequence_number": seq, "sip_timestamp": at + 456_789} for seq in seqs]
     for row in rows:
         if kind is TickKind.TRADES:
             row |= {"id": "5096", "exchange": 10, "price": 161.87, "size": 300}
@@ -39,8 +48,8 @@ def history(kind: TickKind, *seqs: int, symbol: str = "AAPL") -> SavedAnswer:
         headers={},
         received_ns=NOW + 60 * SECOND,
         body=json.dumps({"results": rows, "status": "OK"}).encode(),
-        begins_ns=NOW - SECOND,
-        ends_ns=NOW + SECOND,
+        begins_ns=at - SECOND,
+        ends_ns=at + SECOND,
         kind=kind.value,
         gap="g",
     )
@@ -113,8 +122,27 @@ def test_of_a_busy_span_only_the_ends_are_read(monkeypatch: pytest.MonkeyPatch) 
     reader = journal.reader()
     recall = Recall(cast(JournalReader, reader), DECODER)
     journal.reads.clear()
-    around = recall._around(NOW + 100, NOW + 1_900, 2_000)
+    around = recall._streamed(NOW + 100, NOW + 1_900, 2_000)
     assert 60 <= sum(len(batch.bodies) for batches in around for batch in batches) <= 120
+
+
+def test_of_many_gaps_answers_only_those_about_the_same_time_are_read_and_each_of_them_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after hundreds of crashes: several spans are looked up at once, and most answers are about other ones."""
+    monkeypatch.setattr(recall_module, "STEP_NS", 10 * SECOND)
+    journal = MemoryJournal()
+    for minute in range(30):
+        journal.answer(history(TickKind.TRADES, minute, at=NOW - (minute + 1) * 60 * SECOND))
+    after = journal.append(frame(trade(q=1_000)))
+    for minute in (3, 5, 7):
+        journal.answer(history(TickKind.TRADES, minute, 100 + minute, at=NOW - (minute + 1) * 60 * SECOND))
+    reader, decoder = journal.reader(), CountingDecoder(market=US, providers={"polygon": Polygon(None)}, feed="polygon")
+    columns = DECODER.decode(reader.read(after))
+    found, left_out = Recall(cast(JournalReader, reader), decoder).without_known(columns, after)
+    assert integers(found.tables[TickKind.TRADES]["seq"]).tolist() == [103, 105, 107]
+    assert left_out == 3
+    assert decoder.answers == 3
 
 
 def test_what_the_journal_has_given_up_is_no_obstacle() -> None:

@@ -13,10 +13,12 @@ from market_pipelines.market.columns import bits, integers
 from market_pipelines.market.live import TickMark
 from market_pipelines.market.records import TickKind
 from market_pipelines.streaming import tail as tail_module
+from market_pipelines.streaming import warming
 from market_pipelines.streaming.decode import Columns, Decoder
 from market_pipelines.streaming.entries import Batch, Chunk, Mark, MarkKind
 from market_pipelines.streaming.journal import JournalReader, PositionGone
 from market_pipelines.streaming.tail import Tail
+from market_pipelines.streaming.warming import warm_from
 from market_pipelines_tests.unit.providers.polygon_events import NOW, frame, minute, quote, trade
 from market_pipelines_tests.unit.streaming.journal_made import US, MemoryJournal
 
@@ -67,7 +69,8 @@ def several(count: int, first: int = 1) -> list[bytes]:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of ten entries, and a short look back."""
     monkeypatch.setattr(tail_module, "ENTRIES_AT_ONCE", 10)
-    monkeypatch.setattr(tail_module, "WARMED_WITH", 20)
+    monkeypatch.setattr(warming, "WARMED_WITH", 20)
+    monkeypatch.setattr(warming, "WARMED_AT_MOST", 20)
 
 
 def test_a_chunk_says_all_that_sinks_need() -> None:
@@ -162,6 +165,61 @@ def test_a_start_in_the_middle_knows_what_came_before(small: None) -> None:
         assert chunk is not None
         assert chunk.duplicates == 5
         assert chunk.after == 50
+
+
+def test_a_start_in_the_middle_knows_all_of_the_last_minute_however_much_that_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(warming, "WARMED_WITH", 20)
+    monkeypatch.setattr(warming, "SHARED_NS", 0)
+    journal = MemoryJournal()
+    journal.append(*several(500), *several(5, first=1), *several(5, first=501))
+    with tail_of(journal) as (tail, _):
+        chunk = tail.chunk(500, 1.0)
+        assert seqs(chunk) == [501, 502, 503, 504, 505]
+        assert chunk is not None
+        assert chunk.duplicates == 5
+
+
+@pytest.mark.parametrize(
+    ("time", "least", "most", "begins"),
+    [(100, 10, 300, 399), (100, 200, 300, 300), (100, 10, 50, 450), (10**9, 10, 10**6, 0), (5, 10**6, 10**7, 0)],
+)
+def test_how_far_back_a_start_looks(
+    time: int, least: int, most: int, begins: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry a nanosecond, one event each."""
+    monkeypatch.setattr(warming, "WARMED_NS", time)
+    monkeypatch.setattr(warming, "WARMED_WITH", least)
+    monkeypatch.setattr(warming, "WARMED_AT_MOST", most)
+    journal = MemoryJournal()
+    journal.append(*several(600))
+    reader = cast(JournalReader, journal.reader())
+    assert warm_from(reader, 500) == begins
+    journal.first = 421
+    assert warm_from(reader, 500) == max(begins, 420)
+    assert warm_from(reader, 420) == 420
+
+
+def test_lines_that_begin_near_each_other_look_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As sinks do after a crash."""
+    monkeypatch.setattr(warming, "SHARED_NS", 10)
+    journal = MemoryJournal()
+    journal.append(*several(520), *several(5, first=1), *several(5, first=518), *several(5, first=521))
+    now = [100.0]
+    with tail_of(journal, clock=lambda: now[0]) as (tail, decoder):
+        for after, looked_at in ((500, 500), (515, 26), (505, 16), (480, 480)):
+            decoder.decoded = 0
+            chunk = tail.chunk(after, 1.0)
+            assert seqs(chunk) == [*range(after + 1, 521), *range(521, 526)][: len(seqs(chunk))]
+            assert chunk is not None
+            assert decoder.decoded == looked_at + chunk.upto - after
+        now[0] += tail_module.START_SECONDS + 1
+        journal.append(frame(trade(q=600)))
+        assert seqs(tail.chunk(535, 1.0)) == [600]
+        decoder.decoded = 0
+        tail.chunk(485, 1.0)
+        assert decoder.decoded > 400, "nobody has kept for so long what had been seen"
 
 
 def test_a_start_after_what_was_given_up_begins_with_what_is_there(small: None) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from market_pipelines.market.columns import integers
 from market_pipelines.market.records import TickKind
-from market_pipelines.streaming import tail as tail_module
+from market_pipelines.streaming import warming
 from market_pipelines.streaming.journal import JournalReader
 from market_pipelines.streaming.tail import Tail
 from market_pipelines_tests.unit.providers.polygon_events import frame, trade
@@ -16,8 +16,8 @@ from market_pipelines_tests.unit.streaming.test_recall import DECODER, history
 
 @pytest.mark.parametrize("begin", [0, 1])
 def test_history_brings_nothing_twice_however_little_is_remembered(begin: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tail_module, "WARMED_WITH", 2)
-    monkeypatch.setattr(tail_module, "_LOOKED_AT", 2)
+    monkeypatch.setattr(warming, "WARMED_WITH", 2)
+    monkeypatch.setattr(warming, "WARMED_AT_MOST", 2)
     journal = MemoryJournal()
     journal.append(frame(trade(q=1)), frame(trade(q=2)))
     after = journal.append(*(frame(trade(q=100 + one, sym="MSFT")) for one in range(50)), frame(trade(q=9)))
