@@ -72,6 +72,7 @@ def question(capability: Capability, about: About, today: date) -> object:
         Capability.OPTIONS: lambda: OptionsQuery(one, today, EARLIEST, date.max),
         Capability.TRADES: lambda: TicksQuery(one, TickKind.TRADES, *instant),
         Capability.QUOTES_HISTORY: lambda: TicksQuery(one, TickKind.QUOTES, *instant),
+        Capability.SECONDS: lambda: TicksQuery(one, TickKind.AGGREGATES, *instant),
     }
     return asked[capability]()
 

@@ -102,6 +102,7 @@ def _question(
         Capability.OPTIONS: OptionsQuery(one, today, today, today + EXPIRES_WITHIN),
         Capability.TRADES: TicksQuery(one, TickKind.TRADES, opens, opens + A_WHILE),
         Capability.QUOTES_HISTORY: TicksQuery(one, TickKind.QUOTES, opens, opens + A_WHILE),
+        Capability.SECONDS: TicksQuery(one, TickKind.AGGREGATES, opens, opens + A_WHILE),
     }
     return asked[capability]
 

@@ -208,7 +208,7 @@ def lag(seen: Watched) -> Verdict:
 
 def gaps_filled(seen: Watched) -> Verdict:
     """What was missed has been asked of the provider's history, and all that history has of it is there. What has no
-    history (price bands, bars of a second) is no reason to fail beside what has: it is told."""
+    history (price bands) is no reason to fail beside what has: it is told."""
     check = StreamCheck.GAPS_FILLED
     told = {"unfilled_gaps": float(len(seen.unfilled))}
     lasting = [gap for gap in seen.unfilled if _is_lasting(gap, seen.at)]

@@ -37,6 +37,8 @@ class Capability(StrEnum):
     OPTIONS = "options"
     TRADES = "trades"
     QUOTES_HISTORY = "quotes_history"
+    SECONDS = "seconds"
+    """Bars of a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ class OptionsQuery:
 
 @dataclass(frozen=True, slots=True)
 class TicksQuery:
-    """Trades or quotes with `start` <= feed time < `end`."""
+    """Trades or quotes with `start` <= feed time < `end`; of `AGGREGATES` the bars of a second that start then."""
 
     instrument: Instrument
     kind: TickKind
@@ -182,7 +184,7 @@ class Parsed:
     bars: pd.DataFrame | None = None
     """Rows. Of daily bars `market.bars.BAR_COLUMNS`, oldest first, only sessions of the query, one row a session
     unless the body contradicted itself: then all its versions, for the quality rules to refuse. Of intraday bars
-    `market.intraday.INTRADAY_COLUMNS`, of ticks `market.records.TRADE_COLUMNS` or `QUOTE_COLUMNS`."""
+    and seconds `market.intraday.INTRADAY_COLUMNS`, of ticks `market.records.TRADE_COLUMNS` or `QUOTE_COLUMNS`."""
     records: tuple[Any, ...] = ()
     """Of `market.records`: quotes, profiles, listings, matches, venues or option contracts."""
     actions: tuple[CorporateAction, ...] = ()
@@ -195,7 +197,7 @@ class Parsed:
     basis: Basis | None = None
     """Of these bars, where the body itself says that it is not the one of the ability."""
     vwap: pd.Series | None = None
-    """Of intraday bars, row by row, where the body tells the mean price by volume."""
+    """Of intraday bars and seconds, row by row, where the body tells the mean price by volume."""
 
     @property
     def rows(self) -> int:

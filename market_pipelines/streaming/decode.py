@@ -58,12 +58,19 @@ FAULT = "a fault of the reader"
 """What the reason begins with where that is why an entry could not be read."""
 MOST_FAULTS = 20
 """Of one part of the journal that is decoded at once."""
-MINUTE_NS = 60_000_000_000
+_BARS = MappingProxyType(
+    {Capability.INTRADAY.value: timedelta(minutes=1), Capability.SECONDS.value: timedelta(seconds=1)}
+)
+"""How long those of history last."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FAULTS = (Exception, pl.exceptions.PanicException)
 """A panic of polars is no `Exception`."""
 _OF_TICKS = MappingProxyType(
-    {Capability.TRADES.value: TickKind.TRADES, Capability.QUOTES_HISTORY.value: TickKind.QUOTES}
+    {
+        Capability.TRADES.value: TickKind.TRADES,
+        Capability.QUOTES_HISTORY.value: TickKind.QUOTES,
+        Capability.SECONDS.value: TickKind.AGGREGATES,
+    }
 )
 _OF_QUOTES = frozenset({Capability.QUOTE.value, Capability.BULK_QUOTES.value})
 
@@ -120,7 +127,7 @@ class Decoder:
         passed_over = 0
         for batch in batches:
             if batch.format is Format.MARK:
-                _read_marks(batch, marks, rejects)
+                read_marks(batch, marks, rejects)
         others = [batch for batch in batches if batch.format is not Format.MARK]
         for format, run in groupby(others, key=lambda batch: batch.format):
             found, passed = self._read_around_faults(format, list(run), rejects)
@@ -219,7 +226,7 @@ class Decoder:
             return TickKind.SNAPSHOTS, _snapshots(parsed, saved.received_ns, received_at, calendar, feed)
         if parsed.bars is None or parsed.bars.empty:
             return None
-        if saved.capability == Capability.INTRADAY.value:
+        if saved.capability in _BARS:
             return TickKind.AGGREGATES, _bars(parsed.bars, parsed.vwap, saved, feed)
         return _History(parsed.bars, saved, feed)
 
@@ -276,7 +283,7 @@ def _at_fault(batch: Batch, error: BaseException, *, trace: bool) -> Reject:
     return Reject(batch.first, -1, batch.format, int(batch.received[0]), reason, batch.bodies[0][:SHOWN])
 
 
-def _read_marks(batch: Batch, marks: list[Mark], rejects: list[Reject]) -> None:
+def read_marks(batch: Batch, marks: list[Mark], rejects: list[Reject]) -> None:
     for place, body in enumerate(batch.bodies):
         try:
             marks.append(mark_of(body))
@@ -339,15 +346,17 @@ def _schema(kind: TickKind) -> pa.Schema:
 
 
 def _bars(frame: pd.DataFrame, vwap: pd.Series | None, saved: SavedAnswer, feed: str) -> pa.Table:
-    """The finished ones of the span that was asked for; the provider answers with whole days. What the day had traded
-    by then, only the stream tells."""
+    """The finished ones of the span that was asked for; of minutes the provider answers with whole days. What the day
+    had traded by then, only the stream tells."""
+    length = _BARS[saved.capability]
     starts = frame["ts"].astype("datetime64[ns, UTC]")
     since = starts.astype("int64").to_numpy()
-    wanted = (since + MINUTE_NS > saved.begins_ns) & (since < saved.ends_ns) & ~frame["provisional"].to_numpy()
+    over = since + length // timedelta(microseconds=1) * 1000
+    wanted = (over > saved.begins_ns) & (since < saved.ends_ns) & ~frame["provisional"].to_numpy()
     renamed = frame.rename(columns={"open": "o", "high": "h", "low": "l", "close": "c", "volume": "v"})
     whole = renamed.assign(
         start=starts,
-        end=starts + timedelta(minutes=1),
+        end=starts + length,
         received_at=_stamps(len(frame), saved.received_ns),
         vw=np.nan if vwap is None else vwap.to_numpy(),
         av=np.nan,

@@ -282,7 +282,11 @@ _EPOCH_DAY = datetime(1970, 1, 1, tzinfo=ZoneInfo("UTC")).toordinal()
 
 
 def keys_of(kind: TickKind, table: pa.Table, zone: ZoneInfo) -> Hashes:
-    """What makes trades, quotes or price bands the same, without anything that has to be remembered."""
+    """What makes trades, quotes, price bands or versions of a bar the same, without anything that has to be
+    remembered."""
+    if kind is TickKind.AGGREGATES:
+        bars = _mixed(_mixed(_hashes(table["symbol"]), instants(table["start"])), instants(table["end"]))
+        return _mixed(bars, _content(table, kind))
     seq = integers(table["seq"])
     return _keys(kind, table, _hashes(table["symbol"]), local_days(instants(table["ts"]), zone), seq, seq > 0)
 

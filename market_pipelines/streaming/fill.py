@@ -3,7 +3,7 @@
 A gap is asked for once it has ended, symbol by symbol and channel by channel, through the house's own limiter,
 archive and ledger. A quarter of an hour after its end at the latest it is declared filled, partial or unfillable,
 with the reason; what may still come is asked for later all the same. Filled is a gap that has all that history can
-bring: of what nobody has a history of (price bands, bars of a second) its reason tells. Gaps of one sink alone are
+bring: of what nobody has a history of (price bands) its reason tells. Gaps of one sink alone are
 not filled, unless that sink is the lake: the others have what it lacks, and are not given what history brings for it.
 """
 

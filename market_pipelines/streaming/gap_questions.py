@@ -20,7 +20,9 @@ from market_pipelines.streaming.plan import ALL, Channel
 PAD = timedelta(seconds=2)
 """On both sides: events are older than their arrival, and clocks differ."""
 PIECE = timedelta(hours=1)
-"""Of ticks: as much as one question asks for."""
+"""Of trades and quotes: as much as one question asks for."""
+PIECE_OF_SECONDS = timedelta(hours=12)
+"""Fewer than the 50,000 bars that one page of the provider may count."""
 LONGEST = timedelta(days=5)
 """Of a gap: its older part is for a backfill to fetch."""
 NEAR = timedelta(minutes=1)
@@ -28,6 +30,7 @@ NEAR = timedelta(minutes=1)
 HISTORY: Mapping[str, tuple[Capability, TickKind | None]] = {
     Channel.QUOTES: (Capability.QUOTES_HISTORY, TickKind.QUOTES),
     Channel.TRADES: (Capability.TRADES, TickKind.TRADES),
+    Channel.SECONDS: (Capability.SECONDS, TickKind.AGGREGATES),
     Channel.MINUTES: (Capability.INTRADAY, None),
 }
 """By channel, who tells of it afterwards."""
@@ -63,7 +66,8 @@ def questions_about(
 ) -> Asked:
     """`subscribed`: now, for a gap that does not say. `at_all_hours`: events come round the clock, as the simulator's
     do. Nothing at all where nobody traded."""
-    begins, ends = max(gap.begins_at, ended - LONGEST) - PAD, ended + PAD
+    # Whole seconds, so that each bar of one lies within one question.
+    begins, ends = _floor(max(gap.begins_at, ended - LONGEST) - PAD), _floor(ended + PAD + timedelta(seconds=1))
     older = "" if gap.begins_at >= ended - LONGEST else f"only the last {LONGEST.days} days of it are fetched"
     cut = [older] if older else []
     symbols = tuple(gap.symbols) if gap.symbols is not None else tuple(subscribed)
@@ -77,7 +81,8 @@ def questions_about(
         return Asked(cut=older)
     found = []
     for channel in channels:
-        pieces = [piece for span in spans for piece in _pieces(*span)] if HISTORY[channel][1] else spans
+        length = PIECE_OF_SECONDS if channel == Channel.SECONDS else PIECE
+        pieces = [piece for span in spans for piece in _pieces(*span, length)] if HISTORY[channel][1] else spans
         found += [Question(symbol, channel, start, end) for start, end in pieces for symbol in symbols]
     lacking = f"there is no history of {', '.join(missing)}" if missing else ""
     return Asked(tuple(found), "; ".join(cut), lacking)
@@ -92,10 +97,14 @@ def _trading(market: MarketDefinition, begins: datetime, ends: datetime) -> Iter
             yield start, end
 
 
-def _pieces(begins: datetime, ends: datetime) -> Iterator[tuple[datetime, datetime]]:
+def _pieces(begins: datetime, ends: datetime, length: timedelta) -> Iterator[tuple[datetime, datetime]]:
     while begins < ends:
-        yield begins, min(begins + PIECE, ends)
-        begins += PIECE
+        yield begins, min(begins + length, ends)
+        begins += length
+
+
+def _floor(moment: datetime) -> datetime:
+    return moment.replace(microsecond=0)
 
 
 def neighbours(gaps: Sequence[GapRow]) -> Iterator[list[GapRow]]:

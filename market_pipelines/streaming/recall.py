@@ -2,8 +2,8 @@
 
 History is asked for with room at both ends, and again after a crash in the middle of it, so that some of it has been
 streamed or brought before; what `dedupe` remembers may be long past that. The journal itself knows: its entries of
-about that time are read once more, and only what is in none of them is new to the sinks. What comes by a stream is
-not looked at here.
+about that time are read once more, and only what is in none of them is new to the sinks: of a bar that history tells
+otherwise than the stream did, another version. What comes by a stream is not looked at here.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ import pyarrow as pa
 from market_pipelines.market.columns import Flags, Instants, bits, chosen, instants
 from market_pipelines.market.live import TickMark
 from market_pipelines.market.records import TickKind
+from market_pipelines.providers.protocol import Capability
 from market_pipelines.streaming.decode import Columns, Decoder
 from market_pipelines.streaming.dedupe import Hashes, keys_of
 from market_pipelines.streaming.entries import Batch, Format, answer_of
 from market_pipelines.streaming.journal import JournalReader, PositionGone
 
-KINDS = (TickKind.TRADES, TickKind.QUOTES)
+KINDS = (TickKind.TRADES, TickKind.QUOTES, TickKind.AGGREGATES)
 STEP_NS = 10_000_000_000
 """Of what is remembered: spans of so long, once for all answers about them."""
 EARLY_NS, LATE_NS = 5_000_000_000, 30_000_000_000
 """How long before and after its own time an event may have been received."""
+LONGEST_BAR_NS = 60_000_000_000
+"""History tells a bar whose beginning was asked for to its end."""
 MOST_EVENTS = 20_000_000
 """Less than a minute's work. Of a span with more the ends are read: within the gap of one connection, what the others
 brought meanwhile is not what is looked for."""
@@ -56,7 +59,7 @@ class Recall:
         brought = {kind: flags for kind in KINDS if (flags := _brought(columns.tables.get(kind))).any()}
         if not brought:
             return columns, 0
-        stamps = np.concatenate([instants(columns.tables[kind]["ts"])[flags] for kind, flags in brought.items()])
+        stamps = np.concatenate([_moments(kind, columns.tables[kind])[flags] for kind, flags in brought.items()])
         self._look_back(set(np.unique(stamps // STEP_NS).tolist()), after)
         tables, left_out = dict(columns.tables), 0
         for kind, flags in brought.items():
@@ -142,8 +145,7 @@ class Recall:
         for kind in KINDS:
             table = columns.tables.get(kind)
             if table is not None:
-                stamps: Instants = instants(table["ts"])
-                inside = np.isin(stamps // STEP_NS, wanted)
+                inside = np.isin(_moments(kind, table) // STEP_NS, wanted)
                 if inside.any():
                     self._note(kind, keys_of(kind, chosen(table, inside), self._decoder.zone))
 
@@ -160,6 +162,11 @@ def cut(batch: Batch, stop: int) -> Batch:
     return replace(batch, received=batch.received[:count], bodies=batch.bodies[:count])
 
 
+def _moments(kind: TickKind, table: pa.Table) -> Instants:
+    """A bar is told once it is over: its last nanosecond."""
+    return instants(table["end"]) - 1 if kind is TickKind.AGGREGATES else instants(table["ts"])
+
+
 def _brought(table: pa.Table | None) -> Flags:
     if table is None:
         return np.zeros(0, dtype=np.bool_)
@@ -173,10 +180,11 @@ def _is_about(body: bytes, steps: Sequence[int]) -> bool:
         saved = answer_of(body)
     except msgspec.MsgspecError:
         return False
-    if saved.kind not in KINDS:
+    bars = saved.kind == TickKind.AGGREGATES or saved.capability == Capability.INTRADAY
+    if saved.kind not in KINDS and not bars:
         return False
     place = bisect_left(steps, saved.begins_ns // STEP_NS)
-    return place < len(steps) and steps[place] * STEP_NS < saved.ends_ns
+    return place < len(steps) and steps[place] * STEP_NS < saved.ends_ns + (LONGEST_BAR_NS if bars else 0)
 
 
 def _spans(steps: Iterable[int]) -> Iterator[tuple[int, int]]:

@@ -36,6 +36,7 @@ COLUMNS: Mapping[Capability, tuple[str, ...]] = {
     Capability.INTRADAY: INTRADAY_COLUMNS,
     Capability.TRADES: TRADE_COLUMNS,
     Capability.QUOTES_HISTORY: QUOTE_COLUMNS,
+    Capability.SECONDS: INTRADAY_COLUMNS,
 }
 _QUIET = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -181,10 +182,10 @@ def assert_rows(capability: Capability, frame: pd.DataFrame) -> None:
     assert not frame[when].isna().any()
     for _, rows in frame.groupby("symbol", observed=True):
         assert rows[when].is_monotonic_increasing, f"{capability}: not in order of time"
-    if capability is Capability.INTRADAY:
+    if capability in (Capability.INTRADAY, Capability.SECONDS):
         assert not frame.duplicated(["symbol", "ts"]).any()
     if capability in (Capability.TRADES, Capability.QUOTES_HISTORY):
         assert frame["seq"].dtype == np.int64
     numbers = [name for name in VALUE_COLUMNS if name in frame]
-    if capability is Capability.INTRADAY:
+    if capability in (Capability.INTRADAY, Capability.SECONDS):
         assert not np.isinf(frame[numbers].to_numpy(dtype=np.float64)).any()

@@ -160,7 +160,8 @@ def test_options_are_streamed_as_their_history_tells(simulator: Simulator) -> No
     contracts = history(simulator, "/v3/reference/options/contracts", underlying_ticker="AAPL", limit=40)
     contract = contracts[20]["ticker"]
     with Client(simulator, "/polygon/options") as client:
-        client.authenticated().subscribed(f"T.{contract},Q.{contract},AM.{contract},T.O:NOSUCH261218C00001000")
+        asked = ",".join(f"{kind}.{contract}" for kind in ("T", "Q", "A", "AM"))
+        client.authenticated().subscribed(f"{asked},T.O:NOSUCH261218C00001000")
         simulator.clock.set(end)
         rows = ticks(simulator, "trades", contract, start, end)
         client.until(lambda: len(client.of("T")) == len(rows) > 5)
@@ -168,6 +169,10 @@ def test_options_are_streamed_as_their_history_tells(simulator: Simulator) -> No
         assert set(client.of("T")[0]) == {"ev", "sym", "x", "p", "s", "c", "t", "q"}
         assert set(client.of("Q")[0]) == {"ev", "sym", "bx", "ax", "bp", "ap", "bs", "as", "t", "q"}
         assert {one["sym"] for one in client.of("AM")} == {contract}
+        seconds = bars(simulator, "second", contract, start, end)
+        client.until(lambda: len(client.of("A")) == len(seconds) > 5)
+        told = [tuple(one[name] for name in ("s", "o", "h", "l", "c", "v", "vw")) for one in client.of("A")]
+        assert told == [tuple(row[name] for name in ("t", "o", "h", "l", "c", "v", "vw")) for row in seconds]
 
 
 def test_events_have_the_recorded_fields(simulator: Simulator, client: Client) -> None:

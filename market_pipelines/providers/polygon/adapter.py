@@ -113,6 +113,7 @@ class Polygon:
             Capability.OPTIONS: Ability(self.options_call, self.read_options, note="contracts, without prices"),
             Capability.TRADES: Ability(self.ticks_call, self.read_ticks, note="Developer and above"),
             Capability.QUOTES_HISTORY: Ability(self.ticks_call, self.read_ticks, note="Advanced and above"),
+            Capability.SECONDS: Ability(self.seconds_call, self.read_seconds, note="bars; Starter and above"),
         }
 
     def covers(self, instrument: Instrument) -> bool:
@@ -308,7 +309,7 @@ class Polygon:
         """An index loses its prefix here, as in the contracts' own tickers."""
         return self.native_symbol(query.underlying).removeprefix("I:")
 
-    # Trades and quotes
+    # Trades, quotes and bars of a second
 
     def ticks_call(self, query: TicksQuery) -> Call:
         asked = {
@@ -327,6 +328,23 @@ class Polygon:
     def read_ticks(self, answer: Answer, query: TicksQuery) -> Parsed:
         reader = ticks.trades if query.kind is TickKind.TRADES else ticks.quotes
         return self._read(answer, lambda envelope: reader(envelope, answer, query))
+
+    def seconds_call(self, query: TicksQuery) -> Call:
+        """Both ends are asked for as the bars' starts in milliseconds, the last one included."""
+        ticker = _in_path(self.native_symbol(query.instrument))
+        first, last = since_epoch(query.start) // 1_000_000, (since_epoch(query.end) - 1) // 1_000_000
+        return self._call(
+            "aggs_second",
+            f"/v2/aggs/ticker/{ticker}/range/1/second/{first}/{last}",
+            adjusted="false",
+            sort="asc",
+            limit=MOST_AGGREGATES,
+        )
+
+    def read_seconds(self, answer: Answer, query: TicksQuery) -> Parsed:
+        return self._read(
+            answer, lambda envelope: bars.seconds(envelope, answer, query, self.native_symbol(query.instrument))
+        )
 
     def _call(self, endpoint: str, path: str, **params: str) -> Call:
         return self._to(endpoint, f"{self.base_url}{path}", params)

@@ -1,6 +1,6 @@
-"""Polygon's aggregates: daily bars, minute bars, and a whole session of all instruments at once.
+"""Polygon's aggregates: daily bars, bars of minutes and seconds, and a whole session of all instruments at once.
 
-A daily bar is stamped with New York's midnight, a minute with its start, a row of a whole session with the
+A daily bar is stamped with New York's midnight, a minute or second with its start, a row of a whole session with the
 session's end. Prices are asked for as traded; a body that says that it is adjusted is labelled so.
 """
 
@@ -12,6 +12,7 @@ from datetime import date, datetime, timedelta
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from market_pipelines.market.actions import Basis
@@ -33,13 +34,15 @@ from market_pipelines.providers.polygon.stamps import (
     local_days,
     midnights_of,
     seconds_of,
+    since_epoch,
 )
-from market_pipelines.providers.protocol import Answer, DailyQuery, GroupedQuery, IntradayQuery, Parsed
+from market_pipelines.providers.polygon.ticks import empty_ticks
+from market_pipelines.providers.protocol import Answer, DailyQuery, GroupedQuery, IntradayQuery, Parsed, TicksQuery
 
 CLIPPED_SESSIONS = 5
 """A history that begins more sessions than this after the start asked for does so for a reason."""
 HALF_HOUR = 30
-_MINUTE = 60_000_000_000
+_SECOND, _MINUTE = 1_000_000_000, 60_000_000_000
 _HOUR = np.timedelta64(3600, "s")
 
 
@@ -52,7 +55,7 @@ class _Bar(msgspec.Struct, gc=False):
     volume: float | None = msgspec.field(name="v", default=None)
 
 
-class _Minute(_Bar, gc=False):
+class _Averaged(_Bar, gc=False):
     vwap: float | None = msgspec.field(name="vw", default=None)
 
 
@@ -61,7 +64,7 @@ class _BarOf(_Bar, gc=False):
 
 
 _bars = msgspec.json.Decoder(list[_Bar] | None)
-_minutes = msgspec.json.Decoder(list[_Minute] | None)
+_averaged = msgspec.json.Decoder(list[_Averaged] | None)
 _bars_of_all = msgspec.json.Decoder(list[_BarOf] | None)
 
 
@@ -100,7 +103,7 @@ def intraday(envelope: Envelope, answer: Answer, query: IntradayQuery, native: s
     wrong = _about_another(envelope, native)
     if wrong is not None:
         return wrong
-    rows = _minutes.decode(envelope.results) or []
+    rows = _averaged.decode(envelope.results) or []
     stamps = in_nanoseconds([row.stamp for row in rows])
     if (stamps % _MINUTE).any():
         return malformed("bars that do not start on whole minutes")
@@ -108,37 +111,75 @@ def intraday(envelope: Envelope, answer: Answer, query: IntradayQuery, native: s
     days = local_days(stamps)
     if len(days) and (seconds_of(stamps) == midnights_of(days)).all():
         return malformed("bars of days instead of minutes")
-    priced = ~np.all([np.isnan(values[name]) for name in ("open", "high", "low", "close")], axis=0)
-    wanted = priced & (days >= np.datetime64(query.start)) & (days <= np.datetime64(query.end))
+    wanted = _priced(values) & (days >= np.datetime64(query.start)) & (days <= np.datetime64(query.end))
     nothing = Parsed(
         empty_sessions(query.instrument, query.start, query.end, answer.received_at, envelope),
         f"no bars of {query.interval} from {query.start} to {query.end}",
     )
     if not wanted.any():
         return nothing
-    seconds = seconds_of(stamps[wanted])
-    order = np.argsort(seconds, kind="stable")
+    frame = _by_time(rows, values, stamps, wanted, query.instrument.symbol)
+    if query.interval == "60min":
+        frame = _hours(frame, query, answer.received_at)
+        if not len(frame):
+            return nothing
+    frame = _judged(frame, timedelta(minutes=INTERVALS[query.interval]), envelope, answer)
+    # Hours are put together from halves, and the mean of two means is none.
+    vwap = None if query.interval == "60min" else frame["vwap"]
+    parsed = Parsed(Outcome.OK, bars=frame[list(INTRADAY_COLUMNS)], vwap=vwap)
+    return _with_facts(parsed, envelope, answer, days[wanted], query.instrument, query.start)
+
+
+def seconds(envelope: Envelope, answer: Answer, query: TicksQuery, native: str) -> Parsed:
+    """A second in which nobody traded has no bar."""
+    wrong = _about_another(envelope, native)
+    if wrong is not None:
+        return wrong
+    rows = _averaged.decode(envelope.results) or []
+    stamps = in_nanoseconds([row.stamp for row in rows])
+    if (stamps % _SECOND).any():
+        return malformed("bars that do not start on whole seconds")
+    values = _values(rows)
+    wanted = _priced(values) & (stamps >= since_epoch(query.start)) & (stamps < since_epoch(query.end))
+    if not wanted.any():
+        span = f"from {query.start.isoformat()} to {query.end.isoformat()}"
+        return Parsed(empty_ticks(query, answer.received_at), f"no bars of a second {span}")
+    frame = _by_time(rows, values, stamps, wanted, query.instrument.symbol)
+    frame = _judged(frame, timedelta(seconds=1), envelope, answer)
+    basis = Basis.SPLIT if envelope.adjusted else None
+    return Parsed(Outcome.OK, bars=frame[list(INTRADAY_COLUMNS)], vwap=frame["vwap"], basis=basis)
+
+
+def _priced(values: Mapping[str, Floats]) -> npt.NDArray[np.bool_]:
+    none: npt.NDArray[np.bool_] = np.all([np.isnan(values[name]) for name in ("open", "high", "low", "close")], axis=0)
+    return ~none
+
+
+def _by_time(
+    rows: Sequence[_Averaged],
+    values: Mapping[str, Floats],
+    stamps: Instants,
+    wanted: npt.NDArray[np.bool_],
+    symbol: str,
+) -> pd.DataFrame:
+    moments = seconds_of(stamps[wanted])
+    order = np.argsort(moments, kind="stable")
     frame = pd.DataFrame(
         {
-            "symbol": pd.Series(query.instrument.symbol, index=pd.RangeIndex(len(order)), dtype="str"),
-            "ts": pd.DatetimeIndex(seconds[order], tz="UTC"),
+            "symbol": pd.Series(symbol, index=pd.RangeIndex(len(order)), dtype="str"),
+            "ts": pd.DatetimeIndex(moments[order], tz="UTC"),
             **{name: values[name][wanted][order] for name in VALUE_COLUMNS},
             "vwap": np.array([row.vwap for row in rows], dtype=np.float64)[wanted][order],
         }
     )
     # A bar that was sent again replaces the one before.
-    frame = frame.drop_duplicates("ts", keep="last", ignore_index=True)
-    if query.interval == "60min":
-        frame = _hours(frame, query, answer.received_at)
-        if not len(frame):
-            return nothing
+    return frame.drop_duplicates("ts", keep="last", ignore_index=True)
+
+
+def _judged(frame: pd.DataFrame, length: timedelta, envelope: Envelope, answer: Answer) -> pd.DataFrame:
+    """Which of them were not over yet in what the answer could show."""
     shown_until = answer.received_at - DELAY if envelope.delayed else answer.received_at
-    length = timedelta(minutes=INTERVALS[query.interval])
-    frame = frame.assign(provisional=(frame["ts"] + length > pd.Timestamp(shown_until)).to_numpy())
-    # Hours are put together from halves, and the mean of two means is none.
-    vwap = None if query.interval == "60min" else frame["vwap"]
-    parsed = Parsed(Outcome.OK, bars=frame[list(INTRADAY_COLUMNS)], vwap=vwap)
-    return _with_facts(parsed, envelope, answer, days[wanted], query.instrument, query.start)
+    return frame.assign(provisional=(frame["ts"] + length > pd.Timestamp(shown_until)).to_numpy())
 
 
 def _hours(half_hours: pd.DataFrame, query: IntradayQuery, received_at: datetime) -> pd.DataFrame:

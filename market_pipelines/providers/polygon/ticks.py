@@ -126,7 +126,7 @@ def _delivered(frame: pd.DataFrame, instants: Instants, answer: Answer, query: T
     if not wanted.any():
         beyond = f"; {len(frame):,} outside" if len(frame) else ""
         return Parsed(
-            _empty(query, answer.received_at),
+            empty_ticks(query, answer.received_at),
             f"no {query.kind.value} from {query.start.isoformat()} to {query.end.isoformat()}{beyond}",
         )
     if not wanted.all():
@@ -143,7 +143,7 @@ def _ascending(instants: Instants, seq: npt.NDArray[np.int64]) -> bool:
     return bool(((later > 0) | ((later == 0) & (same > 0))).all())
 
 
-def _empty(query: TicksQuery, asked_at: datetime) -> Outcome:
+def empty_ticks(query: TicksQuery, asked_at: datetime) -> Outcome:
     """Quotes are there whenever the market is open. Nobody has to trade, unless it is for a whole session."""
     instrument: Instrument = query.instrument
     calendar = calendar_of(instrument.mic, asked_at)
@@ -154,8 +154,10 @@ def _empty(query: TicksQuery, asked_at: datetime) -> Outcome:
         times = calendar.times(session)
         if not instrument.trades_on(session) or times.opens > asked_at:
             continue
-        if query.kind is TickKind.TRADES and query.start <= times.opens and times.closes <= min(query.end, asked_at):
-            return Outcome.EMPTY_UNEXPECTED
-        if query.kind is TickKind.QUOTES and query.start < times.closes and times.opens < min(query.end, asked_at):
+        if query.kind is TickKind.QUOTES:
+            missing = query.start < times.closes and times.opens < min(query.end, asked_at)
+        else:
+            missing = query.start <= times.opens and times.closes <= min(query.end, asked_at)
+        if missing:
             return Outcome.EMPTY_UNEXPECTED
     return Outcome.EMPTY_EXPECTED

@@ -59,6 +59,7 @@ def questions(provider: DailyProvider, now: datetime) -> dict[Capability, Any]:
         Capability.OPTIONS: OptionsQuery(APPLE, today),
         Capability.TRADES: TicksQuery(APPLE, TickKind.TRADES, opens, opens + timedelta(minutes=2)),
         Capability.QUOTES_HISTORY: TicksQuery(APPLE, TickKind.QUOTES, opens, opens + timedelta(minutes=2)),
+        Capability.SECONDS: TicksQuery(APPLE, TickKind.AGGREGATES, opens, opens + timedelta(minutes=2)),
     }
     return {capability: every[capability] for capability in abilities}
 

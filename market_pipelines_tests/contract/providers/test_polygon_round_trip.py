@@ -37,6 +37,7 @@ from market_pipelines.providers.protocol import (
     TicksQuery,
     abilities_of,
 )
+from market_pipelines.simulator.aggregates import SECOND_NS, bars_of
 from market_pipelines.simulator.minutes import grouped, minutes_of
 from market_pipelines.simulator.server import Simulator
 from market_pipelines.simulator.ticks import quotes_of, trades_of
@@ -192,6 +193,22 @@ def test_trades_and_quotes_come_back_to_the_nanosecond() -> None:
     assert [stamp.value for stamp in quotes["ts"]] == told.stamps.tolist()
     np.testing.assert_array_equal(quotes["bid"].fillna(0), told.bid)
     np.testing.assert_array_equal(quotes["ask"], told.ask)
+
+
+def test_seconds_come_back_page_by_page_as_their_trades_make_them() -> None:
+    listing = WORLD.find("AAPL", "XNYS")
+    assert listing is not None
+    start = datetime(2026, 11, 19, 14, 29, 58, tzinfo=UTC)
+    end = start + timedelta(minutes=7)
+    with house("polygon.page_size=50", "polygon.delayed=on") as home:
+        pages = home.ask(Capability.SECONDS, TicksQuery(AAPL, TickKind.AGGREGATES, start, end))
+    truth = bars_of(trades_of(WORLD, listing, start, end, EVENING), SECOND_NS)
+    assert len(pages) > 3
+    told = pd.concat([page.bars for page in pages if page.bars is not None], ignore_index=True)
+    assert [stamp.value for stamp in told["ts"]] == truth.starts.tolist()
+    for name in VALUE_COLUMNS:
+        np.testing.assert_array_equal(told[name], getattr(truth, name))
+    assert not told["provisional"].any()
 
 
 def test_the_trades_of_a_minute_are_its_bar() -> None:

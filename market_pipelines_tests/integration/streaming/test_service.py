@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -14,9 +15,15 @@ import pytest
 import requests
 from structlog.testing import capture_logs
 
+from market_pipelines.market.columns import instants
+from market_pipelines.market.records import TickKind
 from market_pipelines.pipeline.incidents import open_incidents
+from market_pipelines.pipeline.ticks import lake_of
 from market_pipelines.settings import SettingsError
+from market_pipelines.simulator.aggregates import SECOND_NS, bars_of, middle_of
+from market_pipelines.simulator.live import live_trades
 from market_pipelines.simulator.server import Simulator
+from market_pipelines.simulator.stream.tape import moment
 from market_pipelines.store.stream_gaps import GapStatus
 from market_pipelines.store.streams import StreamState, Wish, ask
 from market_pipelines.streaming.feeds.protocol import FeedFailed
@@ -190,20 +197,58 @@ def test_a_lease_that_ran_out_unnoticed_is_renewed(desk: Desk) -> None:
 
 
 def test_a_pause_is_a_gap_that_history_fills(desk: Desk) -> None:
+    """Bars of a second too: none is missing, none is there twice, and each says what the made-up world has."""
     began = datetime.now(UTC)
-    with desk.streaming():
+    plan = replace(PLAN, channels=(*PLAN.channels, Channel.SECONDS))
+    with desk.streaming(plan):
         until(lambda: sum(desk.stored().values()) > 20, "rows in the lake")
         began = datetime.now(UTC) - timedelta(seconds=1)
     time_of_pause = time.monotonic()
     until(lambda: time.monotonic() - time_of_pause > 1, "a second goes by")
-    with desk.streaming():
+    with desk.streaming(plan):
         until(lambda: [gap for gap in desk.gaps() if gap.status is GapStatus.FILLED], "the pause is filled")
         ended = datetime.now(UTC) - timedelta(seconds=1)
     (gap,) = desk.gaps()
-    assert gap.cause == "stopped"
+    assert (gap.cause, gap.reason) == ("stopped", "")
     stored = desk.stored()
     assert set(stored.values()) == {1}
     assert desk.truth(began, ended).keys() <= set(stored)
+    seconds = seconds_stored(desk)
+    assert set(seconds.values()) == {1}
+    assert true_seconds(desk, began, ended) == {bar for bar in seconds if began <= moment(bar[1]) < second_of(ended)}
+
+
+Second = tuple[str, int, int, float, float, float, float, float, float]
+"""Symbol, start, end, open, high, low, close, volume, mean price."""
+
+
+def seconds_stored(desk: Desk) -> Counter[Second]:
+    day = timedelta(days=1)
+    with desk.platform.database.connection() as connection:
+        start, end = datetime.now(UTC) - day, datetime.now(UTC) + day
+        table = lake_of(desk.platform).table(connection, TickKind.AGGREGATES, start=start, end=end)
+    names = ("symbol", "start", "end", "o", "h", "l", "c", "v", "vw")
+    values = [instants(table[name]).tolist() if name in ("start", "end") else table[name].to_pylist() for name in names]
+    return Counter(zip(*values, strict=True))
+
+
+def true_seconds(desk: Desk, began: datetime, ended: datetime) -> set[Second]:
+    world, first, last = desk.simulator.world, second_of(began) + timedelta(seconds=1), second_of(ended)
+    found: set[Second] = set()
+    for symbol in SYMBOLS:
+        listing = world.find(symbol, "XNYS")
+        assert listing is not None
+        bars = bars_of(live_trades(world, listing, first, last, last), SECOND_NS)
+        for start, o, h, low, c, v in zip(
+            *(each.tolist() for each in (bars.starts, bars.open, bars.high, bars.low, bars.close, bars.volume)),
+            strict=True,
+        ):
+            found.add((symbol, start, start + SECOND_NS, o, h, low, c, v, middle_of(h, low, c)))
+    return found
+
+
+def second_of(at: datetime) -> datetime:
+    return at.replace(microsecond=0)
 
 
 def test_quotes_that_are_asked_for_stream_as_well(desk: Desk) -> None:

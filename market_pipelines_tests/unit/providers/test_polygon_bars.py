@@ -1,7 +1,7 @@
 """Polygon's aggregates: days, minutes, hours, and a whole session at once."""
 
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from market_pipelines.market.bars import BAR_COLUMNS, validate_bars
 from market_pipelines.market.instruments import Instrument, Kind
 from market_pipelines.market.intraday import INTRADAY_COLUMNS
 from market_pipelines.market.outcomes import Outcome
+from market_pipelines.market.records import TickKind
 from market_pipelines.providers.polygon import Polygon
 from market_pipelines.providers.protocol import (
     Capability,
@@ -20,6 +21,7 @@ from market_pipelines.providers.protocol import (
     GroupedQuery,
     IntradayQuery,
     Parsed,
+    TicksQuery,
     abilities_of,
 )
 from market_pipelines_tests.unit.providers.polygon_answers import (
@@ -35,6 +37,8 @@ from market_pipelines_tests.unit.providers.polygon_answers import (
 
 QUERY = DailyQuery(AAPL, date(2024, 1, 2), date(2024, 1, 8), date(2024, 1, 20))
 MINUTES = IntradayQuery(AAPL, "1min", date(2024, 1, 3), date(2024, 1, 3), date(2024, 1, 20))
+OPENED = datetime(2024, 1, 3, 14, 30, tzinfo=UTC)
+SECONDS = TicksQuery(AAPL, TickKind.AGGREGATES, OPENED, OPENED + timedelta(minutes=1))
 SESSION = GroupedQuery((AAPL, Instrument("MSFT", "us", "XNYS", "USD")), date(2024, 1, 3), date(2024, 1, 20))
 
 
@@ -216,6 +220,72 @@ def test_days_in_place_of_minutes_are_malformed() -> None:
 def test_minutes_of_another_ticker_are_malformed() -> None:
     body = aggregates([aggregate(ms(2024, 1, 3, 9, 30))], "MSFT")
     assert polygon().read_intraday(answer(body), MINUTES).outcome is Outcome.MALFORMED
+
+
+# Seconds
+
+
+def second(after: int, close: float = 100.0, **more: object) -> dict[str, object]:
+    return aggregate(ms(2024, 1, 3, 9, 30) + after * 1000, close, **more)
+
+
+def read_seconds(*rows: object, query: TicksQuery = SECONDS, at: datetime = LATER, **more: object) -> Parsed:
+    return polygon().read_seconds(answer(aggregates(rows, **more), at=at), query)  # type: ignore[arg-type]  # its head
+
+
+def seconds_of(parsed: Parsed) -> list[int]:
+    assert parsed.bars is not None, parsed.reason
+    return [round((stamp - OPENED).total_seconds()) for stamp in parsed.bars["ts"]]
+
+
+def test_seconds_are_asked_for_by_the_milliseconds_of_their_starts() -> None:
+    call = abilities_of(polygon())[Capability.SECONDS].call(SECONDS)
+    assert call.url == f"{HOME}/v2/aggs/ticker/AAPL/range/1/second/1704292200000/1704292259999"
+    assert call.params == {"adjusted": "false", "sort": "asc", "limit": "50000"}
+    contract = replace(SECONDS, instrument=replace(AAPL, symbol="O:AAPL240119C00190000"))
+    assert "/ticker/O:AAPL240119C00190000/range/1/second/" in polygon().seconds_call(contract).url
+
+
+def test_seconds_come_out_in_order_within_the_span_and_the_last_version_of_each() -> None:
+    parsed = read_seconds(second(60), second(7, 101.0), second(0, vw=100.25), second(-1), second(7, 102.0))
+    assert seconds_of(parsed) == [0, 7]
+    assert parsed.bars is not None
+    assert tuple(parsed.bars.columns) == INTRADAY_COLUMNS
+    assert parsed.bars["close"].tolist() == [100.0, 102.0]
+    assert parsed.vwap is not None
+    assert parsed.vwap.tolist() == [100.25, 102.0]
+
+
+def test_a_second_that_a_late_answer_cannot_show_whole_is_provisional() -> None:
+    """A plan whose answers are late says DELAYED, which is an answer all the same."""
+    at = OPENED + timedelta(minutes=15, seconds=10)
+    parsed = read_seconds(second(9), second(10), at=at, status="DELAYED")
+    assert parsed.bars is not None
+    assert parsed.bars["provisional"].tolist() == [False, True]
+    assert not read_seconds(second(9), second(10), at=at).bars["provisional"].any()  # type: ignore[index]  # it has some
+
+
+def test_nobody_has_to_trade_within_a_minute_but_within_a_session() -> None:
+    assert read_seconds().outcome is Outcome.EMPTY_EXPECTED
+    day = replace(SECONDS, start=OPENED - timedelta(hours=5), end=OPENED + timedelta(hours=8))
+    assert read_seconds(query=day).outcome is Outcome.EMPTY_UNEXPECTED
+    assert read_seconds(query=day, next_url=f"{HOME}/v2/aggs/x?cursor=1").outcome is Outcome.EMPTY_EXPECTED
+
+
+def test_pages_of_seconds_lead_on() -> None:
+    more = read_seconds(second(1), next_url=f"{HOME}/v2/aggs/x?cursor=1").more
+    assert more is not None
+    assert more.secret_headers
+
+
+@pytest.mark.parametrize("row", [second(1, t=1704292200500), second(1, o="12"), second(1, t=None)])
+def test_what_is_no_bar_of_a_second_is_malformed(row: dict[str, object]) -> None:
+    assert read_seconds(row).outcome is Outcome.MALFORMED
+
+
+def test_seconds_of_another_ticker_are_malformed_and_adjusted_ones_labelled() -> None:
+    assert read_seconds(second(1), ticker="MSFT").outcome is Outcome.MALFORMED
+    assert read_seconds(second(1), adjusted=True).basis is Basis.SPLIT
 
 
 def half_hours() -> list[dict[str, object]]:

@@ -122,6 +122,28 @@ def test_minutes_of_history_are_those_of_the_gap() -> None:
     assert (found[0]["o"], found[0]["h"], found[0]["v"], found[0]["vw"]) == (100.0, 101.0, 1000.0, 100.0)
 
 
+def test_seconds_of_history_are_those_of_the_gap() -> None:
+    second = MINUTE // 60
+    # One in which nobody traded is missing, and one beyond the end was asked for by nobody.
+    body = aggregates([aggregate((START + place * second) // 1_000_000, v=0.5) for place in (0, 1, 3, 120)])
+    journal = MemoryJournal()
+    journal.answer(saved(body, Capability.SECONDS, kind=TickKind.AGGREGATES.value))
+    found = decode(journal)
+    assert found.rejects == ()
+    told = of(found, TickKind.AGGREGATES)
+    assert [(row["start"] - START) // second for row in told] == [0, 1, 3]
+    assert {(row["end"] - row["start"], row["marks"]) for row in told} == {(second, int(TickMark.FILLED))}
+    assert [told[0][name] for name in ("o", "h", "l", "c", "v", "vw", "av")] == [
+        100.0,
+        101.0,
+        99.0,
+        100.0,
+        0.5,
+        100.0,
+        None,
+    ]
+
+
 def test_a_polled_quote_is_a_snapshot() -> None:
     head = b"Symbol,Date,Time,Open,High,Low,Close,Volume\r\n"
     body = head + b"AAPL.US,2024-01-03,22:00:05,184.2,185.9,183.4,184.25,58414460\r\n"

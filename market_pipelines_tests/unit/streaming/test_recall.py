@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import Any, cast
 
+import msgspec
 import pytest
 
-from market_pipelines.market.columns import integers
+from market_pipelines.market.columns import instants, integers
 from market_pipelines.market.records import TickKind
 from market_pipelines.providers.polygon import Polygon
 from market_pipelines.providers.protocol import Capability
@@ -70,6 +71,49 @@ def test_what_was_streamed_at_the_edge_of_a_gap_does_not_come_again_from_history
     journal.answer(history(TickKind.TRADES, 1, 2, 3, 4, 9))
     journal.answer(history(TickKind.QUOTES, 7, 8))
     assert recalled(journal, after) == ({TickKind.TRADES: [3, 4], TickKind.QUOTES: [8]}, 4)
+
+
+def bar(start_ns: int, seconds: int, **more: Any) -> bytes:
+    begins = start_ns // 1_000_000
+    width = {"ev": "A" if seconds == 1 else "AM", "s": begins, "e": begins + seconds * 1000}
+    told = {"sym": "AAPL", "o": 10.0, "h": 11.0, "l": 9.0, "c": 10.5, "v": 300, "vw": 10.2, "av": 5_000, "z": 3}
+    return frame(width | told | more)
+
+
+def bars_of_history(seconds: int, *starts_ns: int, **more: Any) -> SavedAnswer:
+    rows = [
+        {"t": at // 1_000_000, "o": 10.0, "h": 11.0, "l": 9.0, "c": 10.5, "v": 300, "vw": 10.2} | more
+        for at in starts_ns
+    ]
+    return msgspec.structs.replace(
+        history(TickKind.TRADES, at=starts_ns[0]),
+        capability=(Capability.SECONDS if seconds == 1 else Capability.INTRADAY).value,
+        kind=TickKind.AGGREGATES.value if seconds == 1 else "",
+        interval="" if seconds == 1 else "1min",
+        body=json.dumps({"results": rows, "status": "OK", "ticker": "AAPL"}).encode(),
+        ends_ns=starts_ns[-1] + SECOND,
+        received_ns=NOW + 300 * SECOND,
+    )
+
+
+@pytest.mark.parametrize("seconds", [1, 60])
+def test_a_bar_that_was_told_before_does_not_come_again_and_another_version_of_it_does(seconds: int) -> None:
+    """Streamed at the gap's edge; by an answer before a crash; and by that answer with other values."""
+    whole = NOW // (60 * SECOND) * 60 * SECOND
+    starts = [whole + place * seconds * SECOND for place in range(-1, 3)]
+    journal = MemoryJournal()
+    journal.append(bar(starts[0], seconds))
+    after = journal.answer(bars_of_history(seconds, starts[1]))
+    journal.answer(bars_of_history(seconds, *starts))
+    journal.answer(bars_of_history(seconds, starts[1], c=10.0))
+    reader = journal.reader()
+    columns = DECODER.decode(reader.read(after))
+    found, left_out = Recall(cast(JournalReader, reader), DECODER).without_known(columns, after)
+    told = found.tables[TickKind.AGGREGATES]
+    assert list(zip(instants(told["start"]).tolist(), told["c"].to_pylist(), strict=True)) == [
+        (starts[2], 10.5), (starts[3], 10.5), (starts[1], 10.0),
+    ]  # fmt: skip
+    assert left_out == 2
 
 
 def test_another_symbol_with_the_same_number_is_another_trade() -> None:
