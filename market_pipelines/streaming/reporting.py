@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -30,13 +30,17 @@ class Reporter:
         self._meter = meter
         self._feed: Feed | None = None
         self._runners: Sequence[SinkRunner] = ()
+        self._standing: Callable[[int], tuple[int, int]] = lambda _position: (0, 0)
         self._events_before = journal.state().events
         self._began_ns = time.time_ns()
         self._over: tuple[StreamState, str] | None = None
         self._counted: list[tuple[float, int]] = []
 
-    def follow(self, feed: Feed, watch: GapWatch, runners: Sequence[SinkRunner]) -> None:
-        self._feed, self.watch, self._runners = feed, watch, runners
+    def follow(
+        self, feed: Feed, watch: GapWatch, runners: Sequence[SinkRunner], standing: Callable[[int], tuple[int, int]]
+    ) -> None:
+        """`standing`: the events up to a position of the journal, and when the last of them had arrived."""
+        self._feed, self.watch, self._runners, self._standing = feed, watch, runners, standing
 
     def over(self, state: StreamState, detail: str) -> None:
         """It is ending, or has ended: no look at its connections says otherwise any more."""
@@ -80,8 +84,11 @@ class Reporter:
         """How far behind the journal's durable end a sink is, in events and in seconds."""
         if sink.position >= journal.durable:
             return 0, 0.0
-        behind = journal.events - sink.events_upto if sink.events_upto else journal.durable - sink.position
-        since = sink.last_received_ns or self._began_ns
+        upto, since = sink.events_upto, sink.last_received_ns
+        if not since:  # it has stored nothing in this life
+            upto, since = self._standing(sink.position)
+        behind = journal.events - upto if upto else journal.durable - sink.position
+        since = since or self._began_ns
         newest = journal.last_received_ns or time.time_ns()
         late = time.time_ns() - since if sink.retrying else newest - since
         return max(0, behind), round(max(0.0, late / 1e9), 3)

@@ -42,12 +42,14 @@ from market_pipelines.streaming.lease import (
     new_holder,
     refusal,
 )
+from market_pipelines.streaming.marks import Marks
 from market_pipelines.streaming.memory import FreedMemory
 from market_pipelines.streaming.meter import Meter
 from market_pipelines.streaming.plan import ALL, StreamPlan
 from market_pipelines.streaming.plans import PROVIDER_OF, Selection
 from market_pipelines.streaming.reporting import Reporter
 from market_pipelines.streaming.sinks.build import IN_DATABASE, build_sinks
+from market_pipelines.streaming.sinks.gaps import NAME as GAPS
 from market_pipelines.streaming.sinks.runner import SinkRunner
 from market_pipelines.streaming.subscriptions import read_again, subscribed_now
 from market_pipelines.streaming.tail import Tail
@@ -188,7 +190,8 @@ class _Running:
         self._runners: list[SinkRunner] = []
         self._feed: Feed | None = None
         self._filler: GapFiller | None = None
-        self._tail: Tail | None = None
+        self._ways: list[Tail | Marks] = []
+        """Through the journal: all that is closed once no sink needs it any more."""
         self._metering: SinkRunner | None = None
         self._meter = Meter()
         self._reporter = service.reporter = Reporter(self._plan, journal, self._meter, log=service._log)
@@ -227,7 +230,9 @@ class _Running:
             providers=self._platform.providers,
             feed=stored_feed(self._platform, plan),
         )
-        tail = self._tail = Tail(lambda: JournalReader(self._folder), decoder, journal=opened.id)
+        tail = Tail(lambda: JournalReader(self._folder), decoder, journal=opened.id)
+        marks = Marks(JournalReader(self._folder), journal=opened.id)
+        self._ways = [tail, marks]
         sinks = build_sinks(
             self._platform,
             plan,
@@ -240,7 +245,7 @@ class _Running:
             # Who listens to the bus wants to hear what happens now, not what the journal still has.
             SinkRunner(
                 sink,
-                tail,
+                marks if sink.name == GAPS else tail,
                 start=opened.last if sink.name == "bus" else 0,
                 batch_seconds=plan.batch_seconds,
                 may_write=self._heartbeat.still_ours if sink.name in IN_DATABASE else self._heartbeat.not_lost,
@@ -250,7 +255,7 @@ class _Running:
         self._metering = SinkRunner(self._meter, tail, start=opened.last, batch_seconds=plan.batch_seconds)
         watch = GapWatch(plan, self._journal.mark, feed.subscribed)
         watch.begin(self._heard_until(), clean=opened.clean, open_gaps=opened.open_gaps)
-        self._reporter.follow(feed, watch, self._runners)
+        self._reporter.follow(feed, watch, self._runners, marks.standing)
         for runner in (*self._runners, self._metering):
             runner.start()
         feed.start(self._journal.append, watch)
@@ -359,8 +364,8 @@ class _Running:
                 _log.warning("a sink goes on after the next start", stream=self._plan.name, sink=runner.name, left=left)
         if self._metering is not None:
             self._metering.stop(1.0)
-        if self._tail is not None:
-            self._tail.close()
+        for way in self._ways:
+            way.close()
 
     def _let_go(self) -> None:
         """After an error that nobody foresaw: no thread and no lease stays behind."""

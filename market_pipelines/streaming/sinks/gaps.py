@@ -27,8 +27,7 @@ _WHAT = "the gaps of streams in PostgreSQL"
 class GapSink:
     name = NAME
     collects = 0.5
-    """Often enough for a row within a second. The most impatient sink of most streams: as often as it comes, what came
-    in is decoded, so that twice as often costs a quiet stream nearly twice as much."""
+    """Often enough for a row within a second, and not a transaction for every group of frames."""
 
     def __init__(
         self,
