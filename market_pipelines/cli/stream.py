@@ -305,7 +305,7 @@ def fill_gaps(stream: Stream = None) -> None:
             waiting = ask_again(connection, names, platform.clock())
             running = [row.stream for row in stream_rows(connection) if row.running]
     idle = sorted(set(names) - set(running))
-    say(f"{waiting} gaps are asked for again")
+    say(f"{waiting} gaps are asked for again" if waiting else "no gap waits to be asked for again")
     if idle and waiting:
         say(f"not running: {', '.join(idle)}. Gaps of theirs are filled after the next start")
 

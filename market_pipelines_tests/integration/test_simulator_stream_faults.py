@@ -82,7 +82,9 @@ def test_who_does_not_authenticate_is_sent_away(simulator: Simulator) -> None:
         assert authenticated.pings()
 
 
-@pytest.mark.parametrize(("value", "channels"), [("Q", "Q.AAPL,Q.*"), ("Q.*", "Q.AAPL"), ("T.KO", "T.KO")])
+@pytest.mark.parametrize(
+    ("value", "channels"), [("Q", "Q.AAPL,Q.*"), ("Q.*", "Q.AAPL"), ("T.KO", "T.KO"), ("Q,T.KO", "Q.AAPL,T.KO")]
+)
 def test_a_channel_is_not_in_the_plan(simulator: Simulator, value: str, channels: str) -> None:
     simulator.faults.add(f"polygon.ws_not_authorized={value}")
     with Client(simulator) as client:

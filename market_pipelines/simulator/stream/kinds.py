@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from market_pipelines.simulator import fault_values as read
+from market_pipelines.simulator.stream.events import BANDS, MINUTE, QUOTE, SECOND, TRADE
 
 PREFIX = "ws_"
+TOPICS = (TRADE, QUOTE, SECOND, MINUTE, BANDS)
 UNITS = {"ms": 1_000_000, "us": 1_000, "ns": 1}
 
 
@@ -49,16 +51,24 @@ def _unit(text: str) -> object:
     return UNITS[text]
 
 
+def _channels(text: str) -> object:
+    channels = tuple(part.strip() for part in text.split(","))
+    if not all(channel.partition(".")[0] in TOPICS for channel in channels):
+        raise ValueError
+    return channels
+
+
 def _pings(text: str) -> object:
     return Pings(None) if text == "on" else Pings(float(str(read.seconds(text))))
 
 
 Told = tuple[str, Callable[[str], object], str, str]
 _SHARE = "a share: 0.1 or 10%"
+_CHANNELS = "channels: Q, Q.* or T.AAPL,T.MSFT"
 POLYGON_STREAM: tuple[Told, ...] = (
     ("ws_auth_failed", read.switch, "on", "every key is refused, and the socket drops without a closing handshake"),
     ("ws_plan", read.switch, "on", "the plan has no websockets: said instead of auth_success, then the socket drops"),
-    ("ws_not_authorized", read.word, "a channel: Q, Q.* or T.AAPL", "subscribing it gets `not authorized`"),
+    ("ws_not_authorized", _channels, _CHANNELS, "subscribing it gets `not authorized`"),
     ("ws_auth_timeout", read.seconds, "seconds", "who has not authenticated by then is sent away; without it 30"),
     (
         "ws_max_connections",
@@ -66,7 +76,7 @@ POLYGON_STREAM: tuple[Told, ...] = (
         "N, N:older or N:newer",
         "the plan has so many connections for a key: beyond, the older or the newer one is closed after success",
     ),
-    ("ws_silent_topic", read.word, "a channel: T, T.* or T.AAPL", "acknowledged, and not an event of it"),
+    ("ws_silent_topic", _channels, _CHANNELS, "acknowledged, and not an event of it"),
     ("ws_force_disconnect", read.switch, "on", "the provider says so and closes"),
     ("ws_decimals", read.switch, "on", "ds, dv and dav: sizes as decimal text"),
     ("ws_luld_unit", _unit, "ms, us or ns", "the unit of LULD's stamps; without it ms"),

@@ -63,7 +63,7 @@ class Misbehaviour:
 
     def refuses(self, channel: str) -> bool:
         value = self.value("ws_not_authorized")
-        return isinstance(value, str) and _covers(value, channel) and self.strikes("ws_not_authorized")
+        return isinstance(value, tuple) and _covers(value, channel) and self.strikes("ws_not_authorized")
 
     def opened(self, connection: Connection) -> bool:
         """False: it was closed at once."""
@@ -148,7 +148,7 @@ class Misbehaviour:
     def _silent(self, event: Event) -> bool:
         fault = self._board.standing(self._provider, "ws_silent_topic")
         channel = f"{event.sent.kind}.{event.sent.symbol}"
-        return fault is not None and isinstance(fault.value, str) and _covers(fault.value, channel)
+        return fault is not None and isinstance(fault.value, tuple) and _covers(fault.value, channel)
 
     def _met(self, name: str, event: Event) -> bool:
         fault = self._board.standing(self._provider, name)
@@ -214,10 +214,9 @@ def _without_last_trades(text: bytes) -> bytes:
     return msgspec.json.encode(row)
 
 
-def _covers(told: str, channel: str) -> bool:
+def _covers(told: tuple[str, ...], channel: str) -> bool:
     """`Q` and `Q.*` are the whole topic."""
-    topic = told.removesuffix(".*")
-    return channel == told or channel.partition(".")[0] == topic
+    return any(one == channel or one.removesuffix(".*") == channel.partition(".")[0] for one in told)
 
 
 def auth_timeout_of(misbehaviour: Misbehaviour, otherwise: float) -> float:

@@ -105,6 +105,7 @@ def test_a_fault_is_written_as_it_was_read(text: str) -> None:
         ("yahoo.correction=AAPL:+0.5%", "SYMBOL:SESSION"),
         ("yahoo.status=429#0", "from 1"),
         ("yahoo.status=429@", "no symbol"),
+        ("polygon.ws_not_authorized=Q,quotes", "T.AAPL,T.MSFT"),
     ],
 )
 def test_a_wrong_fault_is_refused_with_what_is_accepted(text: str, named: str) -> None:
