@@ -132,7 +132,7 @@ def apply_retention(platform: Platform, *, dry_run: bool = False) -> RetentionRe
     )
     accounts: list[Account] = []
     with held_for_retention(platform.database):
-        settled = 0 if dry_run else _settle_abandoned(platform, now)
+        settled = _settle_abandoned(platform, now, dry_run=dry_run)
         for days, policies in rows[:1]:
             accounts += _rows(platform, policies, days, now, dry_run=dry_run)
         accounts.append(_archive(platform, now, dry_run=dry_run))
@@ -141,7 +141,7 @@ def apply_retention(platform: Platform, *, dry_run: bool = False) -> RetentionRe
             accounts += _rows(platform, policies, days, now, dry_run=dry_run)
     if settled:
         gaps = accounts.pop()
-        why = f"{settled} of streams that nobody runs were settled as unfillable"
+        why = f"{settled} of streams that nobody runs {'would be' if dry_run else 'were'} settled as unfillable"
         accounts.append(replace(gaps, why_kept="; ".join(part for part in (gaps.why_kept, why) if part)))
     return RetentionReport(now, dry_run, tuple(accounts))
 
@@ -150,8 +150,8 @@ def keeps(days: int) -> str:
     return f"{days} days" if days else _FOR_EVER
 
 
-def _settle_abandoned(platform: Platform, now: datetime) -> int:
-    with platform.database.connection() as connection:
+def _settle_abandoned(platform: Platform, now: datetime, *, dry_run: bool) -> int:
+    with platform.database.connection() as connection, connection.transaction(force_rollback=dry_run):
         return abandon(connection, now - FORGOTTEN, now)
 
 

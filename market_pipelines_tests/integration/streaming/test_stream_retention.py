@@ -122,8 +122,10 @@ def test_gaps_go_when_they_are_settled_and_nothing_needs_them(house: House) -> N
         ("new and filled", now - timedelta(days=89), None, GapStatus.FILLED),
     ):
         a_gap(house, key, begins, sink, status)
-    dry = apply_retention(house.platform, dry_run=True)
-    assert next((one.old, one.deleted) for one in dry.accounts if one.name == "stream_gaps") == (5, 3)
+    for _ in range(2):
+        dry = next(one for one in apply_retention(house.platform, dry_run=True).accounts if one.name == "stream_gaps")
+        assert (dry.old, dry.deleted) == (5, 3)
+        assert dry.why_kept.endswith("1 of streams that nobody runs would be settled as unfillable")
     told = accounts(house, **kept)["stream_gaps"]
     assert (told.keeps, told.total, told.old, told.deleted, told.kept) == ("90 days", 6, 4, 3, 1)
     assert "not filled" in told.why_kept
