@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+from datetime import timedelta
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -149,6 +150,8 @@ DatabaseAddress = Annotated[SecretStr, AfterValidator(_postgresql_address)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 NotificationAddresses = Annotated[SecretStr, AfterValidator(_addresses_that_apprise_knows)]
 Minutes = Annotated[int, Field(ge=0)]
+WithinAnHour = Annotated[int, Field(ge=0, le=60)]
+"""Minutes."""
 Days = Annotated[int, Field(ge=0)]
 """0 means for ever."""
 Gigabytes = Annotated[int, Field(ge=0)]
@@ -163,6 +166,9 @@ PerDay = Annotated[int, Field(ge=0)]
 Percent = Annotated[int, Field(ge=0, le=90)]
 """Of a daily quota: what is kept back for quotes, so that a backfill cannot use up the day."""
 
+
+DELAYED = timedelta(minutes=15)
+"""What the tapes of the American exchanges hold back from plans that are not live."""
 
 RENAMED_PROVIDERS = {
     "massive": "polygon",
@@ -263,6 +269,7 @@ class Settings(BaseSettings):
     stream_reconnect_attempts: AtMost = 0
     stream_ticks_in_database: bool = False
     stream_metrics_port: Port | None = None
+    stream_polygon_delay_minutes: WithinAnHour | None = None
 
     redis_url: RedisAddress | None = None
     questdb_host: str | None = None
@@ -329,6 +336,14 @@ class Settings(BaseSettings):
             return f"postgresql://{user}{password}@/{database}?host={folder}&port={self.postgres_port}"
         host = f"[{self.postgres_host}]" if ":" in self.postgres_host else self.postgres_host
         return f"postgresql://{user}{password}@{host}:{self.postgres_port}/{database}"
+
+    @property
+    def polygon_delay(self) -> timedelta:
+        """How much later than the exchange Polygon's stream is by its plan: as told, or by the name of its server."""
+        if self.stream_polygon_delay_minutes is not None:
+            return timedelta(minutes=self.stream_polygon_delay_minutes)
+        host = urlsplit(self.polygon_ws_url or "").hostname or ""
+        return DELAYED if host.partition(".")[0].startswith("delayed") else timedelta()
 
     @property
     def has_provider_key(self) -> bool:
@@ -435,6 +450,8 @@ _IN_WORDS = {
     "dagster_url": _WEB,
     "pocketbase_url": _WEB,
     "db_server": "a host and a port, for example localhost:9100",
+    "_metrics_port": "a whole number from 1 to 65535",
+    "_delay_minutes": "a whole number from 0 to 60",
 }
 """By the ending of a setting's name."""
 

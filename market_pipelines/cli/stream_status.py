@@ -105,6 +105,8 @@ def sentence(row: StreamRow) -> str:
     parts.append(f"{int(told.get('events') or 0):,} events ({float(told.get('events_per_s') or 0):,.0f}/s)")
     age = last_event_age(row)
     parts.append("nothing yet" if age is None else f"the last {age:.1f} s ago")
+    if row.delay:
+        parts.append(f"{row.delay / timedelta(minutes=1):g} min late by its plan")
     if told.get("lag_p99_ms") is not None:
         parts.append(f"lag p50 {told['lag_p50_ms']:.0f} ms, p99 {told['lag_p99_ms']:.0f} ms")
     if journal:
@@ -128,9 +130,12 @@ def show_gaps(
 ) -> None:
     with platform.database.connection() as connection:
         gaps = newest_gaps(connection, stream, limit, open_only=open_only)
-        running = {row.stream for row in stream_rows(connection) if row.running}
+        rows = {row.stream: row for row in stream_rows(connection)}
+    running = {row.stream for row in rows.values() if row.running}
+    # Gaps are told in the exchange's time: on a delayed stream they have been open for so much less.
+    now = {name: platform.clock() - row.delay for name, row in rows.items()}
     if as_json:
-        emit_json([_gap(one, platform.clock()) for one in gaps])
+        emit_json([_gap(one, now.get(one.stream, platform.clock())) for one in gaps])
         return
     if not gaps and state is None:
         say("No gap is open." if open_only else "There has been no gap.")
@@ -151,7 +156,7 @@ def show_gaps(
                 "all" if one.symbols is None else f"{len(one.symbols)} symbols",
                 one.status.value,
                 one.rows_filled,
-                note_of(one, platform.clock(), running=one.stream in running),
+                note_of(one, now.get(one.stream, platform.clock()), running=one.stream in running),
             )
             for one in gaps
         ],

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -272,7 +272,7 @@ def realtime_job(market: MarketDefinition) -> dg.JobDefinition:
     ) -> None:
         with platform.opened() as opened:
             plan = _plan(opened, market, config)
-            until = _until(market, config, opened.clock())
+            until = _until(market, config, opened.clock(), plan.delay)
             context.log.info(f"{plan.name}: {len(plan.symbols)} symbols until {until:%Y-%m-%d %H:%M} UTC")
             stop = _host(context, opened, market, plan, stream, until)
         if stop.by_signal is not None:
@@ -363,9 +363,9 @@ def _plan(platform: Platform, market: MarketDefinition, config: StreamConfig) ->
         raise dg.Failure(str(error), allow_retries=False) from error
 
 
-def _until(market: MarketDefinition, config: StreamConfig, now: datetime) -> datetime:
+def _until(market: MarketDefinition, config: StreamConfig, now: datetime, delay: timedelta) -> datetime:
     if not config.until:
-        return streamed_until(trading_calendar(market.mic, now), now)
+        return streamed_until(trading_calendar(market.mic, now), now, delay)
     try:
         until = datetime.fromisoformat(config.until)
     except ValueError:

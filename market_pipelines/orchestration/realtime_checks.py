@@ -34,7 +34,8 @@ _TEXTS = {
     f"seconds in regular hours, {QUIET_SECONDS / 60:g} minutes in extended ones, three intervals of a polled feed. "
     "Passes where nobody streams.",
     StreamCheck.LAG: f"No sink is more than {SINK_LATE_SECONDS:g} seconds behind the journal (an error from "
-    f"{SINK_STUCK_SECONDS / 60:g} minutes on), and 99 of 100 events arrive within {LATE_SECONDS:g} seconds.",
+    f"{SINK_STUCK_SECONDS / 60:g} minutes on), and 99 of 100 events arrive within {LATE_SECONDS:g} seconds, "
+    "beyond what the plan is late.",
     StreamCheck.GAPS_FILLED: f"What was missed has been filled from history within {FILLED_WITHIN.seconds // 60} "
     "minutes of its end. Fails while a gap is open for longer, or what is missing of the newest session cannot be had.",
 }

@@ -26,6 +26,7 @@ from market_pipelines.market.tape import bars_of, bars_of_snapshots, columns_of,
 from market_pipelines.pipeline.platform import Platform
 from market_pipelines.pipeline.pull import Progress
 from market_pipelines.pipeline.results import logged_job
+from market_pipelines.pipeline.stream_delay import delay_of
 from market_pipelines.pipeline.ticks import lake_of
 from market_pipelines.store.bars_from_ticks import begun_in, read_stream_bars, replace_bars
 from market_pipelines.store.intraday import read_intraday
@@ -124,6 +125,7 @@ def build_bars(
             if _misses(gap) and gap.stream in streams
         ]
         begun = begun_in(connection, market.name, session)
+    delays = {feed: delay_of(platform.settings, feed) for feed in begun}
     everybody = sorted(symbol for chosen in streamed.values() for symbol in chosen)
     with logged_job(platform, job_name, "build", market, everybody, run_id) as job:
         pieces, ticks, done = [], 0, 0
@@ -134,7 +136,7 @@ def build_bars(
                 if progress is not None:
                     progress(done, total, some[0])
                 read = _read(platform, market, kind, session, some, day)
-                made = _marked(_built(kind, read, calendar, session), read, mine, streams, begun)
+                made = _marked(_built(kind, read, calendar, session), read, mine, streams, begun, delays)
                 pieces.append(made.assign(source=kind.value))
                 ticks, done = ticks + len(read), done + len(some)
         bars = pd.concat(pieces, ignore_index=True)
@@ -254,9 +256,10 @@ def _marked(
     gaps: Sequence[GapRow],
     streams: Mapping[str, set[str]],
     begun: Mapping[str, datetime | None],
+    delays: Mapping[str, timedelta],
 ) -> pd.DataFrame:
     """With `complete`: false in a minute that touches an unfilled gap of a stream that brings the symbol, and in those
-    up to the first start of a stream, which only history can make whole."""
+    up to the first start of a stream (of what a delayed one told then), which only history can make whole."""
     starts = bars["ts"].dt.tz_convert(None).to_numpy().astype("datetime64[us]")
     missed = np.zeros(len(bars), dtype=np.bool_)
     for gap in gaps:
@@ -272,7 +275,7 @@ def _marked(
         first = ticks.filter((pl.col("feed") == feed) & ~by_history).select(pl.col("received_at").min()).item()
         if first is not None:
             since = min(first, started) if started is not None else first
-            early = (bars["feed"] == feed).to_numpy() & (starts < _naive(since))
+            early = (bars["feed"] == feed).to_numpy() & (starts < _naive(since - delays[feed]))
             missed |= early & ~_told_of(bars, ticks.filter(by_history))
     return bars.assign(complete=~missed)
 

@@ -16,6 +16,7 @@ from market_pipelines.market.quality.rules import LIVE_QUOTES, LIVE_TRADES
 from market_pipelines.market.records import TickKind
 from market_pipelines.market.sessions import trading_calendar
 from market_pipelines.pipeline.platform import Platform
+from market_pipelines.pipeline.stream_delay import delay_of
 from market_pipelines.pipeline.ticks import lake_of
 from market_pipelines.store.database import Transaction
 from market_pipelines.store.lake import segments
@@ -42,7 +43,8 @@ def counted_ticks(platform: Platform, market: MarketDefinition, asset: str, star
         for kind in kinds:
             with platform.database.connection() as connection:
                 listed = segments(connection, kind, market=market.name, session=session)
-            found.append(counted(lake_of(platform), kind, listed, late_seconds))
+            delays = {one.feed: delay_of(platform.settings, one.feed).total_seconds() for one in listed}
+            found.append(counted(lake_of(platform), kind, listed, late_seconds, delays))
     filled = [one for one in found if len(one)]
     if not filled:
         return pd.DataFrame({"session": pd.Series(dtype="datetime64[s]"), "kind": pd.Series(dtype="str")})

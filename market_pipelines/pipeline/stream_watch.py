@@ -107,8 +107,15 @@ class Watched:
 
     @property
     def trades(self) -> bool:
-        """Extended hours included, where the exchange has any."""
-        return self.status.trades(extended=True)
+        """Extended hours included, where the exchange has any, and what a delayed stream still has to tell of them."""
+        return self.status.trades(extended=True) or any(self.told_by(row).trades(extended=True) for row in self.rows)
+
+    def told_by(self, row: StreamRow) -> MarketStatus:
+        """What the exchange did when that happened which comes now."""
+        if not row.delay:
+            return self.status
+        then = self.at - row.delay
+        return market_status(trading_calendar(self.market.mic, then), then)
 
     def gaps_of(self, stream: str) -> tuple[GapRow, ...]:
         return tuple(gap for gap in self.unfilled if gap.stream == stream)
@@ -167,7 +174,11 @@ def silence(seen: Watched) -> Verdict:
     told = {"seconds_since_an_event": worst}
     if not seen.trades:
         return Verdict(check, True, _closed(seen), figures=told)
-    mute = [row for row in seen.running if ages[row.stream] > _patience(seen, row)]
+    mute = [
+        row
+        for row in seen.running
+        if seen.told_by(row).trades(extended=True) and ages[row.stream] > _patience(seen, row)
+    ]
     if not mute:
         return Verdict(check, True, f"The newest event is {worst:.0f} s old.", figures=told)
     words = "; ".join(
@@ -175,7 +186,7 @@ def silence(seen: Watched) -> Verdict:
         f"({row.state.value}{f': {row.detail}' if row.detail else ''})"
         for row in mute
     )
-    gravity = Gravity.ERROR if seen.status.is_open else Gravity.WARNING
+    gravity = Gravity.ERROR if any(seen.told_by(row).is_open for row in mute) else Gravity.WARNING
     return Verdict(check, False, words, gravity, told)
 
 
@@ -197,10 +208,10 @@ def lag(seen: Watched) -> Verdict:
                 f"{row.stream}: {counted.slowest_sink} is {counted.sink_lag:.0f} s behind the journal"
                 + (f" ({why})" if why else "")
             )
-        if row.feed not in _POLLED and seen.status.is_open and (counted.lag_p99_ms or 0.0) > LATE_SECONDS * 1000:
-            late.append(
-                f"{row.stream}: one event in a hundred takes {(counted.lag_p99_ms or 0) / 1000:.1f} s to arrive"
-            )
+        on_the_way = (counted.lag_p99_ms or 0.0) / 1000
+        if row.feed not in _POLLED and seen.told_by(row).is_open and on_the_way > LATE_SECONDS:
+            beyond = f" beyond the {row.delay / timedelta(minutes=1):g} min of its plan" if row.delay else ""
+            late.append(f"{row.stream}: one event in a hundred takes {on_the_way:.1f} s to arrive{beyond}")
     if late:
         return Verdict(check, False, "; ".join(late), Gravity.ERROR if stuck else Gravity.WARNING, told)
     return Verdict(check, True, "Every sink has what the journal has.", figures=told)
@@ -211,7 +222,8 @@ def gaps_filled(seen: Watched) -> Verdict:
     history (price bands) is no reason to fail beside what has: it is told."""
     check = StreamCheck.GAPS_FILLED
     told = {"unfilled_gaps": float(len(seen.unfilled))}
-    lasting = [gap for gap in seen.unfilled if _is_lasting(gap, seen.at)]
+    delays = {row.stream: row.delay for row in seen.rows}
+    lasting = [gap for gap in seen.unfilled if _is_lasting(gap, seen.at - delays.get(gap.stream, timedelta()))]
     if lasting:
         return Verdict(check, False, _listed(lasting), figures=told)
     if seen.unfilled:
@@ -291,11 +303,14 @@ def wants_run(seen: Watched, host: StreamHost) -> str:
     return ""
 
 
-def streamed_until(calendar: TradingCalendar, now: datetime, grace: timedelta = timedelta(minutes=2)) -> datetime:
-    """The end of the trading that goes on, or of the next one, extended hours included, and a little."""
+def streamed_until(
+    calendar: TradingCalendar, now: datetime, delay: timedelta = timedelta(), grace: timedelta = timedelta(minutes=2)
+) -> datetime:
+    """The end of the trading that goes on, or of the next one, extended hours included, and a little. `delay`: of the
+    stream, so much later its last events come."""
     today = calendar.local_date(now)
     for session in calendar.sessions(today - timedelta(days=1), today + timedelta(days=30)):
-        ends = hours(calendar, session).ends
+        ends = hours(calendar, session).ends + delay
         if now < ends:
             return ends + grace
     raise ValueError(f"{calendar.mic}: no session is known after {now.isoformat()}")
@@ -343,7 +358,7 @@ def _silent_for(row: StreamRow) -> float:
 
 
 def _patience(seen: Watched, row: StreamRow) -> float:
-    if not seen.status.is_open:
+    if not seen.told_by(row).is_open:
         return QUIET_SECONDS
     every = seen.market.stream.every_seconds if seen.market.stream is not None else 0.0
     return max(SILENT_SECONDS, POLLS_MISSED * every) if row.feed in _POLLED else SILENT_SECONDS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, LiteralString
 
@@ -107,6 +107,11 @@ class StreamRow:
     def __post_init__(self) -> None:
         object.__setattr__(self, "state", StreamState(self.state))
         object.__setattr__(self, "wish", Wish(self.wish))
+
+    @property
+    def delay(self) -> timedelta:
+        """How much later than the exchange it is by its plan, as its service last said."""
+        return timedelta(seconds=float(self.counters.get("delay_s") or 0.0))
 
     @property
     def running(self) -> bool:

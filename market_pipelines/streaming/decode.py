@@ -108,6 +108,7 @@ class Decoder:
         providers: Mapping[str, DailyProvider],
         feed: str,
         native_to_symbol: Mapping[str, str] | None = None,
+        delay_ns: int = 0,
     ) -> None:
         """`feed`: who streams, as stored. `native_to_symbol`: how it spells symbols, where that is not by its
         adapter's rules alone."""
@@ -116,6 +117,8 @@ class Decoder:
         self._feed = feed
         self.zone = trading_calendar(market.mic).zone
         """The exchange's."""
+        self.delay_ns = delay_ns
+        """How much later than it happens everything is streamed. No column depends on it: what is late does."""
         provider = providers.get(house_name(feed))
         known = {} if provider is None else canonical_symbols(provider, market.everything)
         self._symbols = {**known, **(native_to_symbol or {})}

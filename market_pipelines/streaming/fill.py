@@ -155,7 +155,7 @@ class GapFiller:
     def _due(self) -> list[GapRow]:
         now = self._platform.clock()
         with self._platform.database.connection() as connection:
-            return gaps_due(connection, self._plan.name, now - self._settle, now)
+            return gaps_due(connection, self._plan.name, now - self._settle - self._plan.delay, now)
 
     def _fill_or_tell(self, gaps: Sequence[GapRow]) -> None:
         """A gap that we trip over must end neither the filling of the others nor the stream."""
@@ -216,7 +216,7 @@ class GapFiller:
         if isinstance(provider, str):
             return Settlement(GapStatus.UNFILLABLE, provider)
         known = self._known.setdefault(gap.gap_key, _Progress())
-        ended = gap.ends_at if gap.ends_at is not None else self._platform.clock()
+        ended = gap.ends_at if gap.ends_at is not None else self._platform.clock() - self._plan.delay
         asked = questions_about(
             gap, ended, self._market, provider, self._symbols(), at_all_hours=self._platform.simulated
         )
@@ -365,7 +365,7 @@ class GapFiller:
         reason = "; ".join([*reasons, *([asked.lacking] if asked.lacking else [])])[:2000]
         if not reasons:
             return Settlement(GapStatus.FILLED, reason, known.rows)
-        ended = gap.ends_at if gap.ends_at is not None else now
+        ended = gap.ends_at + self._plan.delay if gap.ends_at is not None else now
         if later and now - max(ended, gap.recorded_at) < DECLARED_WITHIN:
             pause = min(FIRST_PAUSE * (1 << min(gap.attempts, 10)), LONGEST_PAUSE)
             return Settlement(GapStatus.OPEN, reason, known.rows, now + pause)

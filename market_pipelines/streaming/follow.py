@@ -299,6 +299,7 @@ def _reading(
             market=platform.market(row.market),
             providers=platform.providers,
             feed=stored_feed(platform, plan_of(row)),
+            delay_ns=plan_of(row).delay_ns,
         )
         follower = JournalFollower(journal_folder(platform, row.stream), row.stream, decoder, deliver(row), failed)
         try:

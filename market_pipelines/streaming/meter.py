@@ -43,7 +43,9 @@ class Meter:
     name = "meter"
     collects = 1.0
 
-    def __init__(self) -> None:
+    def __init__(self, delay_ns: int = 0) -> None:
+        """`delay_ns`: of the stream by its plan, which is no lag."""
+        self._delay_ms = delay_ns / 1e6
         self._lock = threading.Lock()
         self._rows = dict.fromkeys((kind.value for kind in TickKind), 0)
         self._duplicates = self._passed_over = self._rejects = 0
@@ -56,7 +58,7 @@ class Meter:
         return
 
     def write(self, chunk: Chunk) -> int:
-        lags = [lag for kind in _LATE_KINDS if len(lag := _lags(chunk.table(kind)))]
+        lags = [lag - self._delay_ms for kind in _LATE_KINDS if len(lag := _lags(chunk.table(kind)))]
         now = time.monotonic()
         with self._lock:
             for kind, table in chunk.tables.items():

@@ -22,9 +22,12 @@ class Opening:
 
 
 class OpeningHours:
-    def __init__(self, calendar: Callable[[datetime], TradingCalendar], *, market_hours: bool) -> None:
+    def __init__(
+        self, calendar: Callable[[datetime], TradingCalendar], *, market_hours: bool, delay: timedelta = timedelta()
+    ) -> None:
         self._calendar = calendar
         self._market_hours = market_hours
+        self._after = AFTER + delay
 
     def at(self, now: datetime) -> Opening:
         if not self._market_hours:
@@ -34,8 +37,8 @@ class OpeningHours:
         if not calendar.is_session(session):
             session = calendar.local_date(calendar.next_open(now))
         day = hours(calendar, session)
-        if now >= day.ends + AFTER:
+        if now >= day.ends + self._after:
             day = hours(calendar, calendar.local_date(calendar.next_open(now)))
         if now < day.begins - BEFORE:
             return Opening(False, f"connects at {day.begins - BEFORE:%Y-%m-%d %H:%M} UTC, before the market opens")
-        return Opening(True, f"until {day.ends + AFTER:%Y-%m-%d %H:%M} UTC")
+        return Opening(True, f"until {day.ends + self._after:%Y-%m-%d %H:%M} UTC")

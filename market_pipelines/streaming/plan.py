@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 
 from market_pipelines.market.records import Right
@@ -56,6 +57,13 @@ class StreamPlan:
     """Connect only while the exchange trades, extended hours included."""
     attempts: int = 0
     """Connection attempts in a row after which the stream gives up; 0: never."""
+    delay: timedelta = timedelta()
+    """How much later than the exchange the feed is by the provider's plan. The journal's times are those of arrival;
+    gaps are told in the exchange's: what is missing."""
+
+    @property
+    def delay_ns(self) -> int:
+        return self.delay // timedelta(microseconds=1) * 1_000
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from market_pipelines.market.records import Right
 from market_pipelines.market.universes import UnknownUniverse
 from market_pipelines.pipeline.markets import read_markets
 from market_pipelines.pipeline.platform import Platform
+from market_pipelines.pipeline.stream_delay import delay_of
 from market_pipelines.pipeline.universes import load_universe
 from market_pipelines.settings import SettingsError
 from market_pipelines.streaming.keys import keyless
@@ -137,6 +138,7 @@ def _planned(platform: Platform, market: MarketDefinition, wanted: Wanted) -> Pl
         right=wanted.right,
         market_hours=wanted.market_hours,
         attempts=platform.settings.stream_reconnect_attempts if wanted.attempts is None else wanted.attempts,
+        delay=delay_of(platform.settings, feed),
     )
     return Planned(plan, selection)
 

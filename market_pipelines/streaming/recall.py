@@ -30,7 +30,7 @@ KINDS = (TickKind.TRADES, TickKind.QUOTES, TickKind.AGGREGATES)
 STEP_NS = 10_000_000_000
 """Of what is remembered: spans of so long, once for all answers about them."""
 EARLY_NS, LATE_NS = 5_000_000_000, 30_000_000_000
-"""How long before and after its own time an event may have been received."""
+"""How long before and after its own time, and the stream's delay, an event may have been received."""
 LONGEST_BAR_NS = 60_000_000_000
 """History tells a bar whose beginning was asked for to its end."""
 MOST_EVENTS = 20_000_000
@@ -88,7 +88,8 @@ class Recall:
 
     def _streamed(self, begins_ns: int, ends_ns: int, after: int) -> Iterator[list[Batch]]:
         """What may hold streamed events of a span, up to a position."""
-        reader = self._reader
+        reader, delay_ns = self._reader, self._decoder.delay_ns
+        begins_ns, ends_ns = begins_ns + delay_ns, ends_ns + delay_ns
         start = reader.position_at(begins_ns - EARLY_NS)
         stop = min(after, reader.position_at(ends_ns + LATE_NS))
         near, far = reader.position_at(begins_ns + LATE_NS), reader.position_at(ends_ns - STEP_NS - EARLY_NS)

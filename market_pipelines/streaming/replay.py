@@ -67,6 +67,7 @@ def replay(platform: Platform, stream: str, name: str, start: datetime | None, e
             market=market,
             providers=platform.providers,
             feed=stored_feed(platform, plan),
+            delay_ns=plan.delay_ns,
         )
         with closing(Tail(lambda: JournalReader(folder), decoder, journal=reader.id)) as tail:
             after, upto = _span(reader, start, end)
@@ -171,7 +172,8 @@ def _row(platform: Platform, stream: str) -> StreamRow:
 
 def plan_of(row: StreamRow) -> StreamPlan:
     channels = tuple(Channel(name) for name in row.channels)
-    return StreamPlan(row.market, FeedName(row.feed), (), AssetClass(row.asset_class), channels)
+    asset_class, delay = AssetClass(row.asset_class), row.delay
+    return StreamPlan(row.market, FeedName(row.feed), (), asset_class, channels, delay=delay)
 
 
 def _ns(at: datetime) -> int:

@@ -103,6 +103,7 @@ class Reporter:
             "events_per_s": self._rate(events),
             "frames": sum(one.frames for one in connections),
             "last_event_age_s": round((time.time_ns() - newest) / 1e9, 3) if newest else None,
+            "delay_s": self.plan.delay.total_seconds(),
             "lag_p50_ms": figures.lag_p50_ms,
             "lag_p99_ms": figures.lag_p99_ms,
             "rows": dict(figures.rows),

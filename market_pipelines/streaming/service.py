@@ -193,7 +193,7 @@ class _Running:
         self._ways: list[Tail | Marks] = []
         """Through the journal: all that is closed once no sink needs it any more."""
         self._metering: SinkRunner | None = None
-        self._meter = Meter()
+        self._meter = Meter(service.plan.delay_ns)
         self._reporter = service.reporter = Reporter(self._plan, journal, self._meter, log=service._log)
         self._heartbeat = Heartbeat(lease, self._reporter.report, service._heartbeat_seconds)
         self._well = False
@@ -229,6 +229,7 @@ class _Running:
             market=self._market,
             providers=self._platform.providers,
             feed=stored_feed(self._platform, plan),
+            delay_ns=plan.delay_ns,
         )
         tail = Tail(lambda: JournalReader(self._folder), decoder, journal=opened.id)
         marks = Marks(JournalReader(self._folder), journal=opened.id)

@@ -69,6 +69,7 @@ def _stream(row: StreamRow, gaps: Mapping[str, int]) -> dict[str, Any]:
         "run_id": row.run_id,
         "symbols": row.symbols,
         "channels": row.channels,
+        "delay_s": row.delay.total_seconds(),
         "started_at": row.started_at,
         "stopped_at": row.stopped_at,
         "last_event_age_s": last_event_age(row),

@@ -172,12 +172,13 @@ class _Memory:
     """What has come before, as far as it matters."""
 
     zone: ZoneInfo
+    delay_ns: int
     codes: SymbolCodes = field(default_factory=SymbolCodes)
-    rules: TickRules = field(default_factory=TickRules)
+    rules: TickRules = field(init=False)
     seen: Seen = field(init=False)
 
     def __post_init__(self) -> None:
-        self.seen = Seen(self.zone)
+        self.rules, self.seen = TickRules(delay_ns=self.delay_ns), Seen(self.zone)
 
 
 class _Start:
@@ -244,7 +245,7 @@ class _Line:
         self._elsewhere = elsewhere
         self._start = start
         self._coming: deque[_Part] = deque()
-        self._memory = _Memory(decoder.zone)
+        self._memory = _Memory(decoder.zone, decoder.delay_ns)
         self._recall = Recall(reader, decoder)
 
     def close(self) -> None:
@@ -293,7 +294,7 @@ class _Line:
             return  # given up while it was read: then as much as there was
 
     def _looked_back(self, after: int) -> tuple[int, _Memory]:
-        self._memory = _Memory(self._decoder.zone)
+        self._memory = _Memory(self._decoder.zone, self._decoder.delay_ns)
         shared = shared_from(self.reader, after)
         self._look_at(warm_from(self.reader, shared), shared)
         return shared, self._memory
@@ -331,7 +332,7 @@ class _Line:
     def _remember(self, columns: Columns) -> tuple[dict[TickKind, pa.Table], int]:
         """What is new, with its marks, and how much was not."""
         if len(self._memory.codes) > MOST_SYMBOLS:
-            self._memory = _Memory(self._decoder.zone)
+            self._memory = _Memory(self._decoder.zone, self._decoder.delay_ns)
         memory = self._memory
         tables: dict[TickKind, pa.Table] = {}
         codes: dict[TickKind, Codes] = {}

@@ -186,6 +186,19 @@ def test_a_stall_loses_what_happens_meanwhile(simulator: Simulator) -> None:
         assert ids(client) == sent(simulator)
 
 
+def test_what_a_cheaper_plan_tells_happened_before(simulator: Simulator) -> None:
+    """From then on, where one subscribes: what is told is whole from the first event, and nothing of it is newer."""
+    simulator.faults.add("polygon.ws_delay=900")
+    with listening(simulator, "T.AAPL") as client, listening(simulator, "T.AAPL") as other:
+        goes_on(simulator, 2)
+        client.until(lambda: len(sent(simulator)) == len(ids(client)) > 0)
+        other.until(lambda: ids(other) == ids(client))
+        times = [one["t"] for one in client.heard if one.get("ev") == "T"]
+    begins, ends = ((START + delta).timestamp() * 1000 for delta in (-15 * MINUTE, -13 * MINUTE))
+    assert begins <= min(times) < begins + 30_000
+    assert ends - 30_000 < max(times) <= ends
+
+
 def test_duplicates_and_disorder_lose_nothing(simulator: Simulator) -> None:
     simulator.faults.add_all(["polygon.ws_duplicates=0.3", "polygon.ws_disorder=20%"])
     with listening(simulator) as client:

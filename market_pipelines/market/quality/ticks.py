@@ -76,8 +76,10 @@ class TickLimits:
 class TickRules:
     """Remembers what it needs of the rows before. Of one thread at a time."""
 
-    def __init__(self, limits: TickLimits | None = None) -> None:
+    def __init__(self, limits: TickLimits | None = None, delay_ns: int = 0) -> None:
+        """`delay_ns`: so much later than it happens everything comes, by the provider's plan."""
         self.limits = limits or TickLimits()
+        self._delay_ns = delay_ns
         self._spreads = _UsualSpread()
         self._mids, self._prices = Neighbours(), Neighbours()
         self._last = _LastQuotes()
@@ -173,7 +175,7 @@ class TickRules:
         on_the_way = instants(table["received_at"]) - instants(table[name])
         marks: Marks = np.zeros(len(table), dtype=np.int32)
         filled = bits(table["marks"]) & TickMark.FILLED != 0
-        marks[(on_the_way > late_seconds * 1e9) & ~filled] |= TickMark.LATE
+        marks[(on_the_way - self._delay_ns > late_seconds * 1e9) & ~filled] |= TickMark.LATE
         marks[on_the_way < -self.limits.future_seconds * 1e9] |= TickMark.FUTURE
         return marks
 

@@ -113,7 +113,7 @@ class Polygon:
             Capability.OPTIONS: Ability(self.options_call, self.read_options, note="contracts, without prices"),
             Capability.TRADES: Ability(self.ticks_call, self.read_ticks, note="Developer and above"),
             Capability.QUOTES_HISTORY: Ability(self.ticks_call, self.read_ticks, note="Advanced and above"),
-            Capability.SECONDS: Ability(self.seconds_call, self.read_seconds, note="bars; Starter and above"),
+            Capability.SECONDS: Ability(self.seconds_call, self.read_seconds, note="for the gaps of a stream"),
         }
 
     def covers(self, instrument: Instrument) -> bool:

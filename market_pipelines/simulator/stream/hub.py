@@ -92,7 +92,7 @@ class Hub:
             bare = b"version=2" not in request.split(b"\r\n", 1)[0]
             dialogue = YahooDialogue(connection, self._world, misbehaviour, self._from_now, bare=bare)
         else:
-            dialogue = PolygonDialogue(connection, path.strip("/"), misbehaviour, self._from_now)
+            dialogue = PolygonDialogue(connection, path.strip("/"), misbehaviour, self._from_then)
         with self._lock:
             self._connections[number] = connection
 
@@ -119,6 +119,15 @@ class Hub:
         with self._lock:
             change(nanoseconds(self._clock.now()))
 
+    def _from_then(self, change: Callable[[int], None]) -> None:
+        """For those to whom everything is told later than it happens."""
+        self._from_now(lambda stamp: change(stamp - self._delay_ns))
+
+    @property
+    def _delay_ns(self) -> int:
+        fault = self._board.standing("polygon", "ws_delay")
+        return round(fault.value * 1e9) if fault is not None and isinstance(fault.value, float) else 0
+
     # -- the pump ------------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
@@ -142,16 +151,19 @@ class Hub:
     ) -> None:
         everybody: list[PolygonDialogue | YahooDialogue] = [one for one, _ in listeners]
         everybody += [one for one, _ in quoted]
+        delay_ns = self._delay_ns
         if not 0 <= upto - self._position <= LONGEST_STEP_NS:
             self._position = upto
-            for one in everybody:
-                one.restart(upto)
+            for dialogue, _ in listeners:
+                dialogue.restart(upto - delay_ns)
+            for watched, _ in quoted:
+                watched.restart(upto)
             return
         wanted = self._wanted(listeners)
         while self._position < upto and not self._stopping.is_set():
             end = min(self._position + STEP_NS, upto)
             for cluster, kinds in wanted.items():
-                events = self._events(cluster, kinds, self._position, end)
+                events = self._events(cluster, kinds, self._position - delay_ns, end - delay_ns)
                 for dialogue, channels in listeners:
                     if events and dialogue.cluster == cluster:
                         dialogue.tell(events, channels)

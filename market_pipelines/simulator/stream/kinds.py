@@ -78,6 +78,7 @@ POLYGON_STREAM: tuple[Told, ...] = (
     ),
     ("ws_silent_topic", _channels, _CHANNELS, "acknowledged, and not an event of it"),
     ("ws_force_disconnect", read.switch, "on", "the provider says so and closes"),
+    ("ws_delay", read.seconds, "seconds", "every event comes so much later than it happens, as by a cheaper plan"),
     ("ws_decimals", read.switch, "on", "ds, dv and dav: sizes as decimal text"),
     ("ws_luld_unit", _unit, "ms, us or ns", "the unit of LULD's stamps; without it ms"),
     (

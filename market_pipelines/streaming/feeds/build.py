@@ -39,7 +39,7 @@ def build_feed(platform: Platform, plan: StreamPlan, care: Care = USUAL_CARE) ->
     if not 0 < plan.every_seconds < math.inf:
         raise FeedFailed(f"asked every {plan.every_seconds:g} s: accepted are more than 0")
     care = replace(care, attempts=plan.attempts)
-    opening = OpeningHours(partial(_calendar, market.mic), market_hours=plan.market_hours)
+    opening = OpeningHours(partial(_calendar, market.mic), market_hours=plan.market_hours, delay=plan.delay)
     match plan.feed:
         case FeedName.POLYGON:
             return _polygon(platform, market, plan, opening, care)
@@ -85,7 +85,7 @@ def _polygon(
         resolver=resolver,
         per_connection=min(plan.symbols_per_connection, limit),
         opening=opening,
-        mute=_watch(platform, market),
+        mute=_watch(platform, market, plan),
         clock=platform.clock,
         care=care,
     )
@@ -103,7 +103,7 @@ def _yahoo(
         resolver=Shares(platform.providers["yahoo"], market, (Channel.QUOTES,)),
         per_connection=plan.symbols_per_connection,
         opening=opening,
-        mute=_watch(platform, market),
+        mute=_watch(platform, market, plan),
         clock=platform.clock,
         care=care,
     )
@@ -134,13 +134,13 @@ def _refuse_what_options_lack(plan: StreamPlan) -> None:
         )
 
 
-def _watch(platform: Platform, market: MarketDefinition) -> Watch:
-    """The simulator trades round the clock."""
+def _watch(platform: Platform, market: MarketDefinition, plan: StreamPlan) -> Watch:
+    """The simulator trades round the clock. What a delayed feed tells now is what the exchange did then."""
 
     def look(silences: Sequence[Silence]) -> Mute | None:
         if platform.simulated:
             return mute(silences, MarketPhase.OPEN, math.inf)
-        now = platform.clock()
+        now = platform.clock() - plan.delay
         return mute(silences, *phase_at(_calendar(market.mic, now), now))
 
     return look

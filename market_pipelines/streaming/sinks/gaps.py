@@ -1,6 +1,7 @@
 """The sink that makes rows of marks: every gap of a stream is in `stream_gaps` within a second of its mark.
 
-What of a gap lies outside the exchange's trading hours is no gap. How gaps are filled does not belong here.
+Marks are in times of arrival, rows in those of the exchange: they say what is missing. What of a gap lies outside its
+trading hours is no gap. How gaps are filled does not belong here.
 """
 
 from __future__ import annotations
@@ -68,17 +69,17 @@ class GapSink:
         """Its connections are the database's."""
 
     def _opened(self, connection: Transaction, mark: Mark, now: datetime) -> bool:
-        begins = instant(mark.begins_ns or mark.at_ns)
+        begins = self._at_exchange(mark.begins_ns or mark.at_ns)
         counted = begins if self._at_all_hours else trades_from(self._calendar(begins), begins, extended=True)
         return record_opened(connection, self._gap(mark, counted), now)
 
     def _closed(self, connection: Transaction, mark: Mark, now: datetime) -> bool:
         noticed = gap_of(connection, self._key(mark))
-        ends = instant(mark.ends_ns or mark.at_ns)
+        ends = self._at_exchange(mark.ends_ns or mark.at_ns)
         if noticed is not None:
             begins = noticed.begins_at
         else:
-            begins = min(ends, instant(mark.begins_ns) if mark.begins_ns else ends)
+            begins = min(ends, self._at_exchange(mark.begins_ns) if mark.begins_ns else ends)
         span = (begins, max(begins, ends)) if self._at_all_hours else within_trading(self._calendar(ends), begins, ends)
         if span is None:
             return forget(connection, self._key(mark))
@@ -97,6 +98,9 @@ class GapSink:
             origin=mark.origin,
             sink=mark.sink or None,
         )
+
+    def _at_exchange(self, arrived_ns: int) -> datetime:
+        return instant(arrived_ns) - self._plan.delay
 
     def _key(self, mark: Mark) -> str:
         cause = mark.cause or GapCause.DISCONNECTED

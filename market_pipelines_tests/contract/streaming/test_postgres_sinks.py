@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from typing import ClassVar
+from typing import Any, ClassVar
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -119,10 +119,10 @@ def gap_marks(number: int) -> tuple[Mark, ...]:
     )
 
 
-def a_gap_sink(database: Database, *, at_all_hours: bool = False) -> GapSink:
+def a_gap_sink(database: Database, *, at_all_hours: bool = False, delay: timedelta = timedelta()) -> GapSink:
     return GapSink(
         database,
-        PLAN,
+        replace(PLAN, delay=delay),
         calendar=lambda at: trading_calendar("XNYS", at),
         trades_at_all_hours=at_all_hours,
         clock=passing_clock(),
@@ -285,12 +285,12 @@ def ns(moment: datetime) -> int:
     return int(moment.timestamp()) * SECOND
 
 
-def told(database: Database, begins: datetime, ends: datetime | None, *, at_all_hours: bool = False) -> GapRow | None:
+def told(database: Database, begins: datetime, ends: datetime | None, **of_sink: Any) -> GapRow | None:
     """The row of a gap of that span, told of at its beginning and at its end."""
     marks = [Mark(kind=MarkKind.GAP_OPENED, at_ns=ns(begins), gap="g", cause=GapCause.SILENT, begins_ns=ns(begins))]
     if ends is not None:
         marks.append(Mark(kind=MarkKind.GAP_CLOSED, at_ns=ns(ends), gap="g", begins_ns=ns(begins), ends_ns=ns(ends)))
-    sink = a_gap_sink(database, at_all_hours=at_all_hours)
+    sink = a_gap_sink(database, **of_sink)
     for number, mark in enumerate(marks):
         sink.write(replace(chunk(number), tables={}, marks=(mark,)))
     with database.connection() as connection:
@@ -322,6 +322,21 @@ class TestGaps:
         emptied: Database,
     ) -> None:
         row = told(emptied, begins, ends)
+        assert (None if row is None else (row.begins_at, row.ends_at)) == expected
+
+    @pytest.mark.parametrize(
+        ("begins", "ends", "expected"),
+        [
+            pytest.param(at(2, 10), at(2, 11), (at(2, 9, 45), at(2, 10, 45)), id="within the session"),
+            pytest.param(at(2, 3), at(2, 4, 20), (at(2, 4), at(2, 4, 5)), id="the first quarter brings nothing"),
+            pytest.param(at(2, 20, 5), at(2, 20, 10), (at(2, 19, 50), at(2, 19, 55)), id="the last still comes"),
+            pytest.param(at(2, 3), at(2, 4, 10), None, id="at night"),
+        ],
+    )
+    def test_of_a_delayed_stream_what_is_missing_happened_before(
+        self, begins: datetime, ends: datetime, expected: tuple[datetime, datetime] | None, emptied: Database
+    ) -> None:
+        row = told(emptied, begins, ends, delay=timedelta(minutes=15))
         assert (None if row is None else (row.begins_at, row.ends_at)) == expected
 
     def test_where_it_trades_at_all_hours_everything_counts(self, emptied: Database) -> None:

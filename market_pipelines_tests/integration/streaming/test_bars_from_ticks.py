@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from typer.testing import CliRunner
 
@@ -167,12 +169,16 @@ def test_a_gap_of_another_stream_touches_no_bar(house: House) -> None:
     assert (built.incomplete, built.coverage.unfilled_gaps) == (0, 0)
 
 
-def test_a_stream_that_began_at_noon_has_no_whole_minute_before_it(house: House) -> None:
+@pytest.mark.parametrize("minutes", [0, 15])
+def test_a_stream_that_began_at_noon_has_no_whole_minute_before_it(house: House, minutes: int) -> None:
+    """Nor has a delayed one before what it told first."""
     table = true_trades(house, "IBM", DAY)
-    heard = table["received_at"].to_numpy() > np.datetime64("2025-06-12T16:00:20")
-    late = table.take(np.flatnonzero(heard))
-    stream_into_lake(house, late, DAY)
-    built = build_bars(house.platform, house.platform.market("us"), DAY)
+    heard = np.flatnonzero(table["received_at"].to_numpy() > np.datetime64("2025-06-12T16:00:20"))
+    arrived = pc.add(table["received_at"], pa.scalar(timedelta(minutes=minutes), pa.duration("ns")))
+    place = table.column_names.index("received_at")
+    stream_into_lake(house, table.set_column(place, table.schema.field(place), arrived).take(heard), DAY)
+    settings = house.platform.settings.model_copy(update={"stream_polygon_delay_minutes": minutes})
+    built = build_bars(replace(house.platform, settings=settings), house.platform.market("us"), DAY)
     assert incomplete(house) == ["16:00"]
     assert built.coverage.expected == 390
     assert 0.5 < built.coverage.share < 0.7

@@ -15,9 +15,13 @@ import pytest
 import requests
 from structlog.testing import capture_logs
 
-from market_pipelines.market.columns import instants
+from market_pipelines.market.columns import bits, instants
+from market_pipelines.market.hours import market_status
+from market_pipelines.market.live import TickMark
 from market_pipelines.market.records import TickKind
+from market_pipelines.market.sessions import trading_calendar
 from market_pipelines.pipeline.incidents import open_incidents
+from market_pipelines.pipeline.stream_watch import lag, watch
 from market_pipelines.pipeline.ticks import lake_of
 from market_pipelines.settings import SettingsError
 from market_pipelines.simulator.aggregates import SECOND_NS, bars_of, middle_of
@@ -79,6 +83,38 @@ def test_a_disconnection_is_a_row_within_a_second_and_history_makes_the_set_whol
     stored = desk.stored()
     assert set(stored.values()) == {1}, "history doubles nothing of what was streamed at its edges"
     assert desk.truth(began, ended).keys() <= set(stored)
+
+
+def test_of_a_delayed_socket_a_gap_is_what_was_missed_and_its_delay_is_no_lag(desk: Desk) -> None:
+    """What is lost with a connection is what happened before: by so much as everything comes later."""
+    delay = timedelta(seconds=6)
+    plan = replace(PLAN, delay=delay)
+    desk.simulator.faults.replace([f"polygon.ws_delay={delay.total_seconds():g}"])
+    with desk.streaming(plan):
+        until(lambda: sum(desk.stored().values()) > 20, "rows in the lake")
+        began = datetime.now(UTC) - delay
+        requests.post(f"{desk.simulator.url}/control/stream/drop", timeout=5).raise_for_status()
+        until(lambda: [gap for gap in desk.gaps() if gap.status is GapStatus.FILLED], "the gap is filled")
+        ended = datetime.now(UTC) - delay - timedelta(seconds=1)
+        until(lambda: desk.row().counters["lag_p99_ms"] is not None, "the lag is measured")
+        seen, (gap,) = watch(desk.platform, desk.platform.market("us")), desk.gaps()
+    noon = datetime(2025, 6, 13, 16, 0, tzinfo=UTC)
+    trading = replace(seen, at=noon, status=market_status(trading_calendar("XNYS", noon), noon))
+    assert lag(trading).passed
+    assert desk.row().counters["delay_s"] == delay.total_seconds()
+    assert gap.ends_at is not None
+    assert began - timedelta(seconds=1) < gap.begins_at <= gap.ends_at < ended + timedelta(seconds=2)
+    stored = desk.stored()
+    assert set(stored.values()) == {1}, "what was streamed at its edges is not doubled"
+    assert gap.rows_filled > 0
+    missed = desk.truth(gap.begins_at, gap.ends_at)
+    assert missed
+    assert desk.truth(began - timedelta(seconds=1), ended).keys() | missed.keys() <= set(stored)
+    with desk.platform.database.connection() as connection:
+        for kind in (TickKind.TRADES, TickKind.QUOTES):
+            marks = lake_of(desk.platform).table(connection, kind, start=began, end=datetime.now(UTC))["marks"]
+            assert len(marks)
+            assert not (bits(marks) & TickMark.LATE).any()
 
 
 def test_a_second_instance_is_refused_and_told_who_streams(desk: Desk, tmp_path: Path) -> None:

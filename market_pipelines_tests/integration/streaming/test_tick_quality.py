@@ -201,6 +201,15 @@ def test_quotes_far_from_those_around_them_are_found(house: House, true: Tables)
     assert (LIVE_QUOTES, "quote_outliers") in red(judged(house))
 
 
+def test_the_delay_of_a_plan_is_no_latency(house: House, true: Tables) -> None:
+    quarter = np.timedelta64(900, "s")
+    streamed(house, {TRADES: spoilt(true[TRADES], 1, "received_at", lambda old: old + quarter)})
+    settings = house.platform.settings.model_copy(update={"polygon_ws_url": "wss://delayed.massive.com"})
+    assert red(judged(house)) == {(LIVE_TRADES, "latency"): WARN}
+    us = house.platform.market("us")
+    assert red(evaluate(replace(house.platform, settings=settings), us, DAY, DAY, assets=(LIVE_TRADES,))) == {}
+
+
 def test_a_market_changes_the_numbers(house: House, true: Tables) -> None:
     late = spoilt(true[TRADES], 50, "received_at", lambda old: old + np.timedelta64(3, "s"))
     streamed(house, {**true, TRADES: late})

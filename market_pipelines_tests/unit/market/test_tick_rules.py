@@ -21,9 +21,9 @@ NONE = TickMark.NONE
 
 
 class Judged:
-    def __init__(self, limits: TickLimits | None = None) -> None:
+    def __init__(self, limits: TickLimits | None = None, delay_ns: int = 0) -> None:
         self._codes = SymbolCodes()
-        self._rules = TickRules(limits)
+        self._rules = TickRules(limits, delay_ns)
 
     def __call__(self, **tables: pa.Table) -> dict[TickKind, list[TickMark]]:
         given = {TickKind(name): table for name, table in tables.items()}
@@ -42,6 +42,13 @@ class Judged:
 
 def around(price: float, spread: float = 0.02, **more: Any) -> dict[str, Any]:
     return {"bid": round(price - spread / 2, 4), "ask": round(price + spread / 2, 4), **more}
+
+
+def test_of_a_delayed_stream_only_what_comes_later_still_is_late() -> None:
+    quarter = 900 * SECOND
+    rows = [{"received_at": NOON + quarter + SECOND}, {"received_at": NOON + quarter + 3 * SECOND}]
+    assert Judged(delay_ns=quarter).quotes(*rows) == [NONE, TickMark.LATE]
+    assert Judged().quotes(*rows) == [TickMark.LATE, TickMark.LATE]
 
 
 def test_crossed_and_locked_quotes() -> None:

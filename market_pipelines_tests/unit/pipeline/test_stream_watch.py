@@ -100,6 +100,14 @@ def seen(*rows: StreamRow, at: datetime = NOON, market: str = "us", gaps: tuple[
     return Watched(definition, at, status, rows, gaps)
 
 
+QUARTER = timedelta(minutes=15)
+OPENS, CLOSES = datetime(2025, 6, 13, 13, 30, tzinfo=UTC), datetime(2025, 6, 13, 20, 0, tzinfo=UTC)
+
+
+def delayed(**counted: float) -> StreamRow:
+    return row(counters={"delay_s": 900.0, "last_event_age_s": 0.4, "lag_p99_ms": 40.0, **counted})
+
+
 # --- silence ---------------------------------------------------------------------------------------------------
 
 
@@ -114,6 +122,43 @@ def test_a_stream_that_says_nothing_while_the_exchange_trades_is_an_error() -> N
     found = silence(seen(mute))
     assert (found.passed, found.gravity) == (False, Gravity.ERROR)
     assert "us-polygon has said nothing for 91 s while XNYS trades" in found.words
+
+
+@pytest.mark.parametrize(
+    ("at", "passed"),
+    [
+        (OPENS + timedelta(minutes=5), True),
+        (OPENS + QUARTER + timedelta(minutes=5), False),
+        (CLOSES + timedelta(minutes=5), False),
+        (CLOSES + QUARTER + timedelta(minutes=5), True),
+    ],
+)
+def test_a_delayed_stream_is_silent_by_the_hours_that_it_tells_of(at: datetime, passed: bool) -> None:
+    found = silence(seen(delayed(last_event_age_s=120.0), at=at))
+    assert found.passed is passed
+    assert found.gravity is (Gravity.WARNING if passed else Gravity.ERROR)
+
+
+def test_the_delay_of_a_plan_is_no_lag_and_what_comes_later_still_is_one() -> None:
+    assert lag(seen(delayed())).passed
+    found = lag(seen(delayed(lag_p99_ms=7000.0)))
+    assert not found.passed
+    assert found.words.endswith("one event in a hundred takes 7.0 s to arrive beyond the 15 min of its plan")
+
+
+def test_a_gap_of_a_delayed_stream_ended_when_its_span_had_arrived() -> None:
+    """Its end is told in the exchange's time, and nobody can have filled it before it was noticed."""
+    fresh = gap(begins_at=NOON - QUARTER - timedelta(minutes=3), ends_at=NOON - QUARTER - timedelta(minutes=1))
+    assert not gaps_filled(seen(row(), gaps=(fresh,))).passed
+    assert gaps_filled(seen(delayed(), gaps=(fresh,))).passed
+
+
+def test_a_delayed_stream_is_wanted_until_its_last_events_have_come() -> None:
+    crashed = replace(delayed(), valid=False, heartbeat_age=60.0)
+    night = datetime(2025, 6, 14, 0, 5, tzinfo=UTC)
+    assert wants_run(seen(DEAD, at=night), StreamHost.DAGSTER)
+    assert wants_run(seen(crashed, at=night), StreamHost.DAGSTER) == ""
+    assert wants_run(seen(crashed, at=night + QUARTER), StreamHost.DAGSTER)
 
 
 def test_a_quarter_of_an_hour_of_silence_is_usual_before_hours() -> None:
@@ -247,6 +292,8 @@ def test_a_run_streams_to_the_end_of_extended_hours_half_days_by_their_own() -> 
     new_york = trading_calendar("XNYS")
     assert streamed_until(new_york, NOON) == datetime(2025, 6, 14, 0, 2, tzinfo=UTC)
     assert streamed_until(new_york, SATURDAY) == datetime(2025, 6, 17, 0, 2, tzinfo=UTC)
+    assert streamed_until(new_york, NOON, QUARTER) == datetime(2025, 6, 14, 0, 17, tzinfo=UTC)
+    assert streamed_until(new_york, datetime(2025, 6, 14, 0, 5, tzinfo=UTC), QUARTER).day == 14
     half = datetime(2025, 11, 28, 16, 0, tzinfo=UTC)
     assert streamed_until(new_york, half) == datetime(2025, 11, 28, 22, 2, tzinfo=UTC)
     assert streamed_until(trading_calendar("XWAR"), NOON - timedelta(hours=5)) == datetime(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -116,6 +116,11 @@ def test_gaps_and_the_provider_are_told_as_they_come_and_go(heard: Heard, sink: 
     ]
     told = [(news.provider, news.status) for news in heard.of("data_provider_status")]
     assert told == [("polygon", "available"), ("polygon", "unavailable"), ("polygon", "available")]
+    quarter = timedelta(minutes=15)
+    delayed = BusSink(heard.bus, StreamPlan("us", FeedName.POLYGON, ("AAPL",), delay=quarter), read_markets()["us"])
+    delayed.write(replace(chunk(3), tables={}, marks=(closed,)))
+    missed = heard.of("gap")[-1]
+    assert (missed.begins, missed.ends) == (at - quarter, at - quarter)
 
 
 def test_what_the_connection_said_is_told(heard: Heard, sink: BusSink) -> None:

@@ -136,6 +136,38 @@ def test_more_questions_than_one_attempt_asks_are_asked_by_the_next(monkeypatch:
     )
 
 
+@pytest.mark.parametrize("minutes", [0, 15])
+def test_a_gap_of_a_delayed_stream_is_asked_for_as_long_as_any_other(
+    minutes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From when it was over here: what it missed had happened long before."""
+    delay = timedelta(minutes=minutes)
+    due: list[tuple[datetime, ...]] = []
+    now = NOON + delay + timedelta(seconds=20)
+    database = SimpleNamespace(connection=nullcontext)
+    platform = SimpleNamespace(simulated=True, providers={"polygon": None}, clock=lambda: now, database=database)
+
+    def noted(_: object, __: str, *times: datetime) -> list[GapRow]:
+        due.append(times)
+        return []
+
+    monkeypatch.setattr(fill, "gaps_due", noted)
+    filler = GapFiller(
+        cast(Platform, platform),
+        cast(MarketDefinition, None),
+        StreamPlan("us", FeedName.POLYGON, ("A",), delay=delay),
+        intake=lambda *_: None,
+        wait_durable=lambda _: True,
+        symbols=lambda: ("A",),
+    )
+    monkeypatch.setattr(filler, "_ask", lambda *_: ["the provider is away"])
+    settled = filler._attempt(replace(gap(1, -3600, 5), recorded_at=NOON - timedelta(hours=1)))
+    assert settled is not None
+    assert (settled.status, settled.retry_at) == (GapStatus.OPEN, now + fill.FIRST_PAUSE)
+    assert filler._due() == []
+    assert due == [(now - delay - timedelta(seconds=fill.SETTLE_SECONDS), now)]
+
+
 @pytest.mark.parametrize("came", [Settlement(GapStatus.UNFILLABLE, "the quota is spent"), Settlement(GapStatus.OPEN)])
 def test_what_history_brought_before_a_restart_stays_brought(monkeypatch: pytest.MonkeyPatch, came: Settlement) -> None:
     """After which nothing of it is remembered, and the provider may have no answer left today."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
@@ -42,6 +42,13 @@ def test_it_connects_a_little_before_and_ends_a_little_after(mic: str, now: str,
 def test_a_person_is_told_when_it_connects() -> None:
     assert opening("XNYS", "2026-11-21 15:00")[1] == "connects at 2026-11-23 08:58 UTC, before the market opens"
     assert opening("XNYS", "2026-11-18 15:00")[1] == "until 2026-11-19 01:10 UTC"
+
+
+def test_a_delayed_feed_is_listened_to_so_much_longer() -> None:
+    hours = OpeningHours(partial(trading_calendar, "XNYS"), market_hours=True, delay=timedelta(minutes=15))
+    ends = datetime(2026, 11, 19, 1, 25, tzinfo=UTC)
+    assert hours.at(ends - timedelta(seconds=1)).is_open
+    assert not hours.at(ends).is_open
 
 
 def test_without_market_hours_it_is_always_open() -> None:

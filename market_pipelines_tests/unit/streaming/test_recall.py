@@ -170,6 +170,17 @@ def test_of_a_busy_span_only_the_ends_are_read(monkeypatch: pytest.MonkeyPatch) 
     assert 60 <= sum(len(batch.bodies) for batches in around for batch in batches) <= 120
 
 
+def test_of_a_delayed_stream_what_was_streamed_is_looked_for_where_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recall_module, "LATE_NS", 20)
+    monkeypatch.setattr(recall_module, "EARLY_NS", 20)
+    journal = MemoryJournal()
+    journal.append(*(frame(trade(q=number)) for number in range(2_000)))
+    decoder = Decoder(market=US, providers={"polygon": Polygon(None)}, feed="polygon", delay_ns=1_000)
+    around = Recall(cast(JournalReader, journal.reader()), decoder)._streamed(NOW + 100, NOW + 110, 2_000)
+    seqs = [seq for batches in around for seq in integers(DECODER.decode(batches).tables[TickKind.TRADES]["seq"])]
+    assert (min(seqs), max(seqs)) == (1_079, 1_128)
+
+
 def test_of_many_gaps_answers_only_those_about_the_same_time_are_read_and_each_of_them_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

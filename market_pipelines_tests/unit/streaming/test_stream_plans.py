@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -37,6 +38,27 @@ def house() -> Platform:
 
 def names(house: Platform, wanted: Wanted) -> list[str]:
     return [one.plan.name for one in planned(house, wanted)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "minutes"),
+    [
+        ({}, 0),
+        ({"polygon_ws_url": "wss://socket.massive.com"}, 0),
+        ({"polygon_ws_url": "wss://delayed.massive.com"}, 15),
+        ({"polygon_ws_url": "wss://delayed.polygon.io/"}, 15),
+        ({"polygon_ws_url": "wss://delayed-business.massive.com"}, 15),
+        ({"polygon_ws_url": "wss://socket.delayed.example"}, 0),
+        ({"polygon_ws_url": "wss://delayed.massive.com", "stream_polygon_delay_minutes": 0}, 0),
+        ({"polygon_ws_url": "wss://feed.example", "stream_polygon_delay_minutes": 10}, 10),
+    ],
+)
+def test_a_delayed_plan_is_known_by_its_server_or_by_the_setting(settings: dict[str, Any], minutes: int) -> None:
+    house = platform(**settings)
+    house.__dict__["market"] = lambda name: house.markets[name]
+    plans = {one.plan.name: one.plan for one in planned(house)}
+    assert plans["us-polygon"].delay == timedelta(minutes=minutes)
+    assert plans["pl-stooq"].delay == timedelta()
 
 
 def test_without_a_word_every_market_streams_as_its_file_says(house: Platform) -> None:

@@ -47,6 +47,7 @@ GAPS = {"open": 1, "filled": 4, "partial": 1, "unfillable": 2}
 def test_a_running_stream_has_the_public_shape() -> None:
     told = document(StreamsState((ROW,), {"us-polygon": GAPS}))
     assert told["running"] is True
+    assert told["streams"][0]["delay_s"] == 0.0
     assert (told["lease"]["holder"], told["lease"]["heartbeat_age_s"]) == ("desk:7:aa", 1.5)
     (feed,) = told["feeds"]
     assert {name: feed[name] for name in ("feed", "connections", "events", "last_event_age_s", "reconnects")} == {
@@ -94,6 +95,9 @@ def test_a_stopped_stream_says_since_when_and_why() -> None:
 
 def test_a_live_stream_in_one_line() -> None:
     said = sentence(ROW)
+    assert "late by its plan" not in said
+    delayed = sentence(replace(ROW, counters={**ROW.counters, "delay_s": 900.0}))
+    assert ", 15 min late by its plan, lag p50 3 ms, p99 40 ms, " in delayed
     for words in ("live", "50 symbols of simulated-polygon", "1,234 events (50/s)", "p99 40 ms", "process 7 on desk"):
         assert words in said
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import cast
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from market_pipelines.market.hours import MarketPhase
 from market_pipelines.market.sessions import trading_calendar
-from market_pipelines.streaming.plan import AssetClass, Channel
+from market_pipelines.pipeline.markets import read_markets
+from market_pipelines.pipeline.platform import Platform
+from market_pipelines.streaming.feeds import build
+from market_pipelines.streaming.plan import AssetClass, Channel, FeedName, StreamPlan
 from market_pipelines.streaming.watchdog import Mute, Silence, Watched, mute, patience, phase_at
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -70,6 +75,22 @@ def test_the_bell_rings_by_the_local_clock_on_both_sides_of_a_change(day: str) -
 def test_a_quiet_night_is_no_silence_when_the_bell_rings() -> None:
     assert found(8 * 3600.0, at("2026-11-18 09:30:20")) is None
     assert found(8 * 3600.0, at("2026-11-18 09:30:31")) is not None
+
+
+@pytest.mark.parametrize(
+    ("now", "mute"),
+    [
+        ("2026-11-18 09:34", False),
+        ("2026-11-18 09:46", True),
+        ("2026-11-18 16:10", True),
+        ("2026-11-18 16:16", False),
+    ],
+)
+def test_a_delayed_feed_is_watched_by_the_hours_that_it_tells_of(now: str, mute: bool) -> None:
+    platform = cast(Platform, SimpleNamespace(simulated=False, clock=lambda: at(now)))
+    plan = StreamPlan("us", FeedName.POLYGON, ("AAPL",), delay=timedelta(minutes=15))
+    look = build._watch(platform, read_markets()["us"], plan)
+    assert (look([Silence(Watched(Channel.QUOTES, 50), 40.0)]) is not None) is mute
 
 
 def test_few_symbols_may_be_silent_for_longer() -> None:
