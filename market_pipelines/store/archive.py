@@ -17,7 +17,7 @@ from pathlib import Path
 
 import zstandard
 
-from market_pipelines.store.disk import DiskFloor, sync_folder
+from market_pipelines.store.disk import DiskFloor, make_folder, sync_folder
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _LEVEL = 6
@@ -107,9 +107,9 @@ class RawArchive:
 
     def _write(self, path: Path, stored: bytes) -> None:
         workshop = self.root / "tmp"
-        _make_durably(workshop)
+        make_folder(workshop)
         self._sweep(workshop)
-        _make_durably(path.parent)
+        make_folder(path.parent)
         fresh = workshop / f"{path.stem}.{os.getpid()}.{secrets.token_hex(4)}"
         try:
             with fresh.open("xb") as file:
@@ -140,12 +140,3 @@ def _relative(sha256: str) -> str:
     if _HASH.fullmatch(sha256) is None:
         raise ValueError(f"{sha256!r} is not a SHA-256 in lower-case hexadecimal digits")
     return f"{sha256[:2]}/{sha256[2:4]}/{sha256}.zst"
-
-
-def _make_durably(folder: Path) -> None:
-    """A new folder's entry in its parent has to be on disk too, or the file in it is lost with it."""
-    if folder.is_dir():
-        return
-    _make_durably(folder.parent)
-    folder.mkdir(exist_ok=True)
-    sync_folder(folder.parent)

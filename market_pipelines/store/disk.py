@@ -36,7 +36,7 @@ def nearest_existing(folder: Path) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Durably, with every folder above it that is missing."""
+    """Durably, with every folder above it that is missing: what is in a folder is lost with its name."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
