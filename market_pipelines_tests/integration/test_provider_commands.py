@@ -30,7 +30,7 @@ def test_a_provider_is_asked_one_small_question_of_each_kind(desk: Desk) -> None
     ended = desk.run("provider", "check", "massive", "--all", "--json")
     assert ended.code == 0, ended.err
     assert ended.json["provider"] == "polygon"
-    assert len(ended.json["checks"]) == 13
+    assert len(ended.json["checks"]) == 14
     assert {(one["outcome"], one["rows"] > 0) for one in ended.json["checks"]} == {("ok", True)}
 
 
