@@ -140,14 +140,17 @@ def apply_retention(platform: Platform, *, dry_run: bool = False) -> RetentionRe
         for days, policies in rows[1:]:
             accounts += _rows(platform, policies, days, now, dry_run=dry_run)
     if settled:
-        gaps = accounts.pop()
         why = f"{settled} of streams that nobody runs {'would be' if dry_run else 'were'} settled as unfillable"
-        accounts.append(replace(gaps, why_kept="; ".join(part for part in (gaps.why_kept, why) if part)))
+        accounts = [_told(one, why) if one.name == STREAM_GAPS.name else one for one in accounts]
     return RetentionReport(now, dry_run, tuple(accounts))
 
 
 def keeps(days: int) -> str:
     return f"{days} days" if days else _FOR_EVER
+
+
+def _told(account: Account, why: str) -> Account:
+    return replace(account, why_kept="; ".join(part for part in (account.why_kept, why) if part))
 
 
 def _settle_abandoned(platform: Platform, now: datetime, *, dry_run: bool) -> int:

@@ -7,6 +7,7 @@ entries in between is the tail's.
 from __future__ import annotations
 
 from market_pipelines.streaming.dedupe import WINDOW
+from market_pipelines.streaming.entries import Batch
 from market_pipelines.streaming.journal import JournalReader
 
 WARMED_NS = 60_000_000_000
@@ -23,12 +24,11 @@ SHARED_WITH = 250_000
 
 def warm_from(reader: JournalReader, after: int) -> int:
     """The position from which on, up to `after`, what came has to be looked at. Raises `PositionGone`."""
-    oldest = reader.first - 1
-    newest = reader.read(after - 1, entries=1, size=1) if after > oldest else []
-    if not newest:
+    oldest, newest = reader.first - 1, _entry_at(reader, after)
+    if newest is None:
         return after
-    events = newest[0].events_before + newest[0].events
-    position = max(oldest, min(after, reader.position_at(int(newest[0].received[0]) - WARMED_NS)))
+    events = newest.events_before + newest.events
+    position = max(oldest, min(after, reader.position_at(int(newest.received[0]) - WARMED_NS)))
     between = events - _events_before(reader, position, events)
     if between < WARMED_WITH:
         return max(oldest, _with_events(reader, oldest, position, events - WARMED_WITH + 1) - 1)
@@ -39,11 +39,10 @@ def warm_from(reader: JournalReader, after: int) -> int:
 
 def shared_from(reader: JournalReader, after: int) -> int:
     """A position a little before this one, for what had been seen there to be of use to others."""
-    oldest = reader.first - 1
-    newest = reader.read(after - 1, entries=1, size=1) if after > oldest else []
-    if not newest:
+    newest = _entry_at(reader, after)
+    if newest is None:
         return after
-    return max(oldest, min(after, reader.position_at(int(newest[0].received[0]) - SHARED_NS)))
+    return max(reader.first - 1, min(after, reader.position_at(int(newest.received[0]) - SHARED_NS)))
 
 
 def is_near(reader: JournalReader, shared: int, after: int) -> bool:
@@ -51,6 +50,11 @@ def is_near(reader: JournalReader, shared: int, after: int) -> bool:
     if not reader.first - 1 <= shared <= after:
         return False
     return shared == after or _events_before(reader, after - 1, 0) - _events_before(reader, shared, 0) <= SHARED_WITH
+
+
+def _entry_at(reader: JournalReader, position: int) -> Batch | None:
+    batches = reader.read(position - 1, entries=1, size=1) if position >= reader.first else []
+    return batches[0] if batches else None
 
 
 def _with_events(reader: JournalReader, low: int, high: int, before: int) -> int:

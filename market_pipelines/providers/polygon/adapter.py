@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import date
 from typing import Self
 from urllib.parse import quote
 
@@ -144,14 +145,7 @@ class Polygon:
     # Daily bars
 
     def daily_call(self, query: DailyQuery) -> Call:
-        ticker = _in_path(self.native_symbol(query.instrument))
-        return self._call(
-            "aggs_day",
-            f"/v2/aggs/ticker/{ticker}/range/1/day/{query.start}/{query.end}",
-            adjusted="false",
-            sort="asc",
-            limit=MOST_AGGREGATES,
-        )
+        return self._aggregates("day", query.instrument, 1, query.start, query.end)
 
     def parse_daily(self, answer: Answer, query: DailyQuery) -> Parsed:
         return self._read(
@@ -161,15 +155,7 @@ class Polygon:
     # Intraday bars and whole sessions
 
     def intraday_call(self, query: IntradayQuery) -> Call:
-        ticker = _in_path(self.native_symbol(query.instrument))
-        minutes = bars.asked_minutes(query.interval)
-        return self._call(
-            "aggs_minute",
-            f"/v2/aggs/ticker/{ticker}/range/{minutes}/minute/{query.start}/{query.end}",
-            adjusted="false",
-            sort="asc",
-            limit=MOST_AGGREGATES,
-        )
+        return self._aggregates("minute", query.instrument, bars.asked_minutes(query.interval), query.start, query.end)
 
     def read_intraday(self, answer: Answer, query: IntradayQuery) -> Parsed:
         return self._read(
@@ -331,20 +317,20 @@ class Polygon:
 
     def seconds_call(self, query: TicksQuery) -> Call:
         """Both ends are asked for as the bars' starts in milliseconds, the last one included."""
-        ticker = _in_path(self.native_symbol(query.instrument))
         first, last = since_epoch(query.start) // 1_000_000, (since_epoch(query.end) - 1) // 1_000_000
-        return self._call(
-            "aggs_second",
-            f"/v2/aggs/ticker/{ticker}/range/1/second/{first}/{last}",
-            adjusted="false",
-            sort="asc",
-            limit=MOST_AGGREGATES,
-        )
+        return self._aggregates("second", query.instrument, 1, first, last)
 
     def read_seconds(self, answer: Answer, query: TicksQuery) -> Parsed:
         return self._read(
             answer, lambda envelope: bars.seconds(envelope, answer, query, self.native_symbol(query.instrument))
         )
+
+    def _aggregates(
+        self, timespan: str, instrument: Instrument, multiplier: int, first: date | int, last: date | int
+    ) -> Call:
+        ticker = _in_path(self.native_symbol(instrument))
+        path = f"/v2/aggs/ticker/{ticker}/range/{multiplier}/{timespan}/{first}/{last}"
+        return self._call(f"aggs_{timespan}", path, adjusted="false", sort="asc", limit=MOST_AGGREGATES)
 
     def _call(self, endpoint: str, path: str, **params: str) -> Call:
         return self._to(endpoint, f"{self.base_url}{path}", params)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ from market_pipelines.streaming.plan import Channel, FeedName, StreamPlan
 from market_pipelines.streaming.plans import Selection
 from market_pipelines.streaming.replay import frames, replay
 from market_pipelines.streaming.service import is_unauthorised, journal_folder
+from market_pipelines.streaming.tail import Tail
 from market_pipelines_tests.faults.streaming.live import PLAN, SYMBOLS, Desk, opened_desk, until
 from market_pipelines_tests.serving import free_port
 
@@ -252,6 +254,24 @@ def test_a_pause_is_a_gap_that_history_fills(desk: Desk) -> None:
     seconds = seconds_stored(desk)
     assert set(seconds.values()) == {1}
     assert true_seconds(desk, began, ended) == {bar for bar in seconds if began <= moment(bar[1]) < second_of(ended)}
+
+
+def test_a_gap_is_told_while_nothing_can_be_decoded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a busy stream has to look back at takes seconds: no sink has had a chunk, and the row is there."""
+    with desk.streaming():
+        until(lambda: sum(desk.stored().values()) > 0, "rows in the lake")
+    looking_back = threading.Event()
+
+    def looks_back(_tail: Tail, _after: int, timeout: float) -> None:
+        looking_back.wait(timeout)
+
+    monkeypatch.setattr(Tail, "chunk", looks_back)
+    with desk.streaming():
+        until(lambda: [gap for gap in desk.gaps() if gap.ends_at is not None], "the pause has ended")
+        (gap,) = desk.gaps()
+        assert (gap.cause, gap.status) == ("stopped", GapStatus.OPEN)
+        monkeypatch.undo()
+        looking_back.set()
 
 
 Second = tuple[str, int, int, float, float, float, float, float, float]
