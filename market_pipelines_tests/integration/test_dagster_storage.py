@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,7 +11,9 @@ import psycopg
 import pytest
 import sqlalchemy
 from dagster import RunsFilter
+from dagster._core.storage.event_log import SqlEventLogStorage
 from dagster._core.storage.runs import SqlRunStorage
+from dagster._core.storage.schedules import SqlScheduleStorage
 
 from market_pipelines.orchestration import storage
 from market_pipelines.orchestration.storage import (
@@ -92,20 +94,41 @@ def count(runs: SqlRunStorage) -> int:
     return runs.get_runs_count(RunsFilter())
 
 
+def events_of(events: SqlEventLogStorage) -> int:
+    return len(events.get_logs_for_run("a run that was never made"))
+
+
+def ticks(schedules: SqlScheduleStorage) -> int:
+    return len(schedules.get_ticks("an origin", "a selector"))
+
+
 @pytest.mark.parametrize("for_pages", [False, True])
+@pytest.mark.parametrize(
+    ("made", "look"),
+    [
+        (PooledPostgresRunStorage, count),
+        (PooledPostgresEventLogStorage, events_of),
+        (PooledPostgresScheduleStorage, ticks),
+    ],
+)
 def test_a_connection_that_was_lost_while_it_was_quiet_is_replaced_unseen(
-    for_pages: bool, address: str, url: str, monkeypatch: pytest.MonkeyPatch
+    made: Callable[[str], Any],
+    look: Callable[[Any], int],
+    for_pages: bool,
+    address: str,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(storage, "QUIET_SECONDS", 0.0)
-    runs = PooledPostgresRunStorage(address)
+    opened = made(address)
     if for_pages:
-        runs.optimize_for_webserver(5_000, 3_600, 20)
+        opened.optimize_for_webserver(5_000, 3_600, 20)
     try:
-        assert count(runs) == 0
+        assert look(opened) == 0
         cut_off(url)
-        assert count(runs) == 0
+        assert look(opened) == 0
     finally:
-        runs._engine.dispose()
+        opened._engine.dispose()
 
 
 def test_one_that_is_in_use_is_not_asked_before_each_statement(
